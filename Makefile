@@ -1,0 +1,85 @@
+# Every target does its own set-up: the first one to run makes .venv, later ones reuse it until pyproject.toml changes.
+#
+#   make demo    run the main job, examples/flights.py
+#   make test    everything that CI checks: make check, then the fast tests with coverage, then the slow ones
+#   make check   style, types and import layers only (make -k check: all three, whatever fails)
+#   make fast    the fast tests only
+#   make slow    those marked integration, guarantee or slow
+#   make bench   measure, and write docs/benchmarks.md
+#   make format  rewrite the sources in the project's style
+#   make clean   remove what these targets made
+#
+# Another interpreter: make PYTHON=python3.13 test
+
+PYTHON ?= python3
+VENV   := .venv
+STAMP  := $(VENV)/.installed
+# -P keeps the current folder off the path: `connectors` must not be importable beside `streams.connectors`.
+RUN    := $(VENV)/bin/python -P -m
+SLOW   := integration or guarantee or slow
+
+SHELL := /bin/bash
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check style types layers fast slow bench format clean
+# A PYTHONPATH of the caller's would shadow what is tested here.
+unexport PYTHONPATH
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@command -v '$(PYTHON)' >/dev/null || { \
+	  echo "error: $(PYTHON) is not there: install Python 3.11 or later, or name one: make PYTHON=python3.12" >&2; exit 1; }
+	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $(PYTHON) is $$('$(PYTHON)' -V 2>&1), Python 3.11 or later is needed: make PYTHON=python3.12" >&2; exit 1; }
+	@'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "error: $(PYTHON) can't make virtual environments: install its venv module (Debian: apt-get install python3-venv)" \
+	    "or name another Python: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "setting up $(VENV) with $$('$(PYTHON)' -V)"
+	@'$(PYTHON)' -m venv --clear $(VENV)
+	@$(RUN) pip install --quiet --editable '.[all,dev]' || { \
+	  echo "error: the packages that pyproject.toml names could not be installed (see above); then run make again" >&2; exit 1; }
+	@touch $@
+
+demo: $(STAMP)
+	$(VENV)/bin/python examples/flights.py
+
+test: check fast slow
+
+check: style types layers
+
+style: $(STAMP)
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+types: $(STAMP)
+	$(RUN) mypy
+
+layers: $(STAMP)
+	$(VENV)/bin/lint-imports
+
+fast: $(STAMP)
+	$(RUN) coverage erase
+	$(RUN) coverage run -m pytest -m 'not ($(SLOW))'
+	@$(RUN) coverage combine --quiet
+	$(RUN) coverage report
+
+# Not under coverage: what is killed here dies at the moments of the real program, not at those of a traced one.
+slow: $(STAMP)
+	$(RUN) pytest -m '$(SLOW)'
+
+bench: $(STAMP)
+	$(VENV)/bin/python tests/benchmarks/run.py
+
+format: $(STAMP)
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,32 @@
+"""What every test has: Hypothesis profiles, and markers given by folder.
+
+No fixtures of one area live here; they stand beside the tests that use them.
+
+- tests/integration/ is marked ``integration``, tests/guarantees/ ``guarantee``: a file there can't be forgotten
+  by the stage that runs it, nor slow down the fast one.
+- In CI Hypothesis is derandomised (a red run is red again) and has no deadline (the machine is shared).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("dev", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+TESTS = Path(__file__).resolve().parent
+MARKER_OF_FOLDER = {"integration": "integration", "guarantees": "guarantee"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not item.path.is_relative_to(TESTS):
+            continue
+        marker = MARKER_OF_FOLDER.get(item.path.relative_to(TESTS).parts[0])
+        if marker is not None:
+            item.add_marker(marker)
