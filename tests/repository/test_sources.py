@@ -32,6 +32,7 @@ HOMES = {
     "hypothesis": ("streams/testing",),
     "prometheus_client": ("streams/runtime",),
     "pydantic": ("streams/dsl",),
+    "pydantic_core": ("streams/dsl",),
     "pytest": ("streams/testing",),
     "rich": ("streams/cli",),
     "rocksdict": ("connectors/embedded", "state"),
