@@ -1,0 +1,92 @@
+"""Checkpoints: what a commit leaves for the next owner of a task.
+
+What must live here: the checkpoint's contents, the claim, and the identity of commits, as pure functions.  What must
+not: reading or writing one.
+
+A claim is a commit without effects: {epoch + 1, the same positions}.  The history names, for the latest epochs, the
+number of the first commit that each made: a store whose last commit isn't in it belongs to a log that lost its tail
+(protocol 7).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from streams.core.batch import NEVER
+from streams.core.record import Position, TopicPartition
+from streams.core.watermark import InputState
+
+HISTORY = 64
+"""How many epochs a checkpoint remembers; a store older than that is rebuilt."""
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """What a task goes on from.
+
+    log_id, epoch, number: the identity of the commit that wrote it.
+    history: (epoch, number of its first commit), the oldest first.
+    topology: version of the topology record under which it was written.
+    positions: by "topic/partition", where reading goes on.  topics: topic → identity when first read.
+    watermark: how far event time has come.  advancing: the watermark that closings in progress lead to, or None.
+    inputs: by "topic/partition", the watermark state of each input.
+    facts: small values of operators that belong to the task and not to a key (ticks of a timer), by name.
+    """
+
+    log_id: str
+    epoch: int = 0
+    number: int = 0
+    history: tuple[tuple[int, int], ...] = ()
+    topology: int = 1
+    positions: dict[str, Position] = {}
+    topics: dict[str, str] = {}
+    watermark: int = NEVER
+    advancing: int | None = None
+    inputs: dict[str, InputState] = {}
+    facts: dict[str, Any] = {}
+
+    def position(self, partition: TopicPartition) -> Position | None:
+        return self.positions.get(partition_key(partition))
+
+    def made(self, epoch: int, number: int) -> bool:
+        """True when commit ``number`` of ``epoch`` is this checkpoint's commit or an ancestor of it."""
+        for index, (made_epoch, first) in enumerate(self.history):
+            if made_epoch == epoch:
+                later = self.history[index + 1 :]
+                last = later[0][1] - 1 if later else self.number
+                return first <= number <= last
+        return False
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Checkpoint)
+
+
+def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
+    return _encoder.encode(checkpoint)
+
+
+def decode_checkpoint(stored: bytes) -> Checkpoint:
+    return _decoder.decode(stored)
+
+
+def partition_key(partition: TopicPartition) -> str:
+    """How a partition is named inside a checkpoint.  Topic names hold no slash."""
+    return f"{partition.topic}/{partition.partition}"
+
+
+def parse_partition_key(key: str) -> TopicPartition:
+    topic, _, partition = key.rpartition("/")
+    return TopicPartition(topic, int(partition))
+
+
+def claimed(previous: Checkpoint | None, *, log_id: str, topology: int) -> Checkpoint:
+    """The checkpoint that a claim commits: the next epoch, and everything else as the last owner left it."""
+    if previous is None:
+        return Checkpoint(log_id=log_id, epoch=1, number=1, history=((1, 1),), topology=topology)
+    epoch, number = previous.epoch + 1, previous.number + 1
+    history = (*previous.history, (epoch, number))[-HISTORY:]
+    return msgspec.structs.replace(
+        previous, log_id=log_id, epoch=epoch, number=number, history=history, topology=topology
+    )

@@ -1,0 +1,81 @@
+"""What a task has produced since its last commit: records by partition, counted and bounded.
+
+What must live here: collecting, counting and size checks.  What must not: encoding, partitioning (operators).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from streams.core.capability import Limits
+from streams.core.log import Append
+from streams.core.record import Headers, Records, TopicPartition
+
+
+class RecordTooLarge(ValueError):
+    """An encoded record is above the log's ``max_record_bytes``.  Carries the index in its column."""
+
+    def __init__(self, index: int, size: int, limit: int) -> None:
+        self.index = index
+        super().__init__(
+            f"the record to send has {size} bytes, and the log takes at most {limit} (its max_record_bytes); "
+            f"send less, or raise the limit in the log's URL"
+        )
+
+
+class Outputs:
+    """The outputs of one slice."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._columns: dict[TopicPartition, Records] = {}
+        self.count = 0
+        self.size_bytes = 0
+
+    def check_sizes(self, values: Sequence[bytes | None]) -> int:
+        """Total bytes of ``values``; raises RecordTooLarge for the first that the log wouldn't take."""
+        limit = self._limits.max_record_bytes
+        total = sum(map(len, filter(None, values)))
+        if total > limit:
+            for index, value in enumerate(values):
+                if value is not None and len(value) > limit:
+                    raise RecordTooLarge(index, len(value), limit)
+        return total
+
+    def add(
+        self,
+        partition: TopicPartition,
+        keys: list[bytes | None],
+        values: list[bytes | None],
+        times: list[int],
+        headers: list[Headers | None] | None = None,
+        size_bytes: int = 0,
+    ) -> None:
+        """Take over columns for one partition.  The lists must not be changed by the caller afterwards."""
+        known = self._columns.get(partition)
+        records = Records(keys, values, times, headers)
+        if known is None:
+            self._columns[partition] = Records(list(keys), list(values), list(times), headers and list(headers))
+        else:
+            known.extend(records)
+        self.count += len(values)
+        self.size_bytes += size_bytes
+
+    @property
+    def room(self) -> int:
+        """How many more records this slice may produce; at least one, so that a slice always gets on."""
+        if self.size_bytes >= self._limits.max_commit_bytes:
+            return 1
+        return max(1, self._limits.max_commit_records - self.count)
+
+    @property
+    def full(self) -> bool:
+        return self.count >= self._limits.max_commit_records or self.size_bytes >= self._limits.max_commit_bytes
+
+    def take(self) -> list[Append]:
+        """Everything collected, in order of first use, and start anew."""
+        taken = [Append(partition, records) for partition, records in self._columns.items()]
+        self._columns = {}
+        self.count = 0
+        self.size_bytes = 0
+        return taken

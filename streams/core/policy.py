@@ -1,0 +1,87 @@
+"""What happens to a record that can't be processed.
+
+What must live here: the policy and its three outcomes.  What must not: finding the failure (``core.mapping``).
+
+    fail          the task stops with an error that names topic, partition and position; nothing is committed
+    dead_letter   the original bytes go to the dead-letter topic in the same commit, with cause and position
+    skip          the record is passed over and counted
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from streams.core.batch import Batch, Origin
+from streams.core.log import TopicSpec
+from streams.core.mapping import describe_failure
+from streams.core.outputs import Outputs
+from streams.core.record import Headers, TopicPartition
+from streams.errors import RecordFailed, WrongPartition
+
+Action = Literal["fail", "dead_letter", "skip"]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorPolicy:
+    """The policy of a stream.  ``dead_letters`` is the topic, given when the action is dead_letter."""
+
+    action: Action = "fail"
+    dead_letters: TopicSpec | None = None
+
+
+FAIL = ErrorPolicy()
+
+
+class Failures:
+    """Carries the policies out for one task, and counts."""
+
+    def __init__(self, outputs: Outputs, task_id: str) -> None:
+        self._outputs = outputs
+        self._task_id = task_id
+        self.skipped: dict[str, int] = {}
+        self.dead_lettered: dict[str, int] = {}
+
+    def drop(self, batch: Batch, failed: Sequence[tuple[int, Exception]], operator: str, policy: ErrorPolicy) -> Batch:
+        """The batch without its failed elements, each of which met the policy.  Raises RecordFailed on ``fail``."""
+        for index, error in failed:
+            row = batch.rows[index]
+            self.handle(batch.origin, row, error, operator, policy)
+        return batch.without([index for index, _ in failed])
+
+    def handle(self, origin: Origin | None, row: int, error: Exception, operator: str, policy: ErrorPolicy) -> None:
+        """Let the record at ``row`` of ``origin`` meet the policy."""
+        if isinstance(error, WrongPartition):
+            raise error
+        if origin is None:
+            raise RecordFailed(
+                describe_failure(error), topic=f"task {self._task_id}", partition=-1, offset=-1, operator=operator
+            ) from error
+        fetched = origin.fetched
+        topic, partition = fetched.partition
+        if policy.action == "fail":
+            raise RecordFailed(
+                describe_failure(error),
+                topic=topic,
+                partition=partition,
+                offset=fetched.offsets[row],
+                operator=operator,
+            ) from error
+        if policy.action == "skip":
+            error.with_traceback(None)  # its frames hold the batch
+            self.skipped[operator] = self.skipped.get(operator, 0) + 1
+            return
+        assert policy.dead_letters is not None, "a dead_letter policy names its topic"
+        records = fetched.records
+        headers: Headers = (
+            *((records.headers[row] or ()) if records.headers is not None else ()),
+            ("streams.error", describe_failure(error).encode()),
+            ("streams.operator", operator.encode()),
+            ("streams.topic", topic.encode()),
+            ("streams.partition", str(partition).encode()),
+            ("streams.offset", str(fetched.offsets[row]).encode()),
+        )
+        target = TopicPartition(policy.dead_letters.name, partition % policy.dead_letters.partitions)
+        self._outputs.add(target, [records.keys[row]], [records.values[row]], [records.timestamps[row]], [headers])
+        self.dead_lettered[operator] = self.dead_lettered.get(operator, 0) + 1

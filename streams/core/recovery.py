@@ -1,0 +1,129 @@
+"""What to do with a task's store after a claim: a pure decision over facts.
+
+What must live here: ``resolve_recovery`` and the rules.  What must not: reading the facts or carrying the decision out
+(``runtime.restore``).
+
+    no store yet, or of another log, or of a commit that the log doesn't know   ──▶ Rebuild
+    tombstones may have been compacted away behind the store's position         ──▶ Rebuild
+    the store stands behind its changelog                                       ──▶ Replay
+    the store stands at the end of its changelogs                               ──▶ Resume
+    the store stands *beyond* the end of a changelog that knows its commit      ──▶ Rebuild (the log lost a tail)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from streams.core.checkpoint import Checkpoint, partition_key
+from streams.core.record import START, Bounds, Position, TopicPartition
+from streams.core.store import StoreState
+from streams.errors import PositionLost, TopicRecreated
+
+
+@dataclass(frozen=True, slots=True)
+class ChangelogFacts:
+    """One changelog partition after the claim.  ``end`` is final, since only the claimant may write it."""
+
+    start: Position
+    end: Position
+    compaction_floor: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """The store is what the checkpoint says; go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Apply each changelog from the given position to its end."""
+
+    since: Mapping[str, Position]
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuild:
+    """Set the store aside and apply every changelog from its first record.  ``why`` is None for a new store."""
+
+    why: str | None
+    since: Mapping[str, Position] = field(default_factory=dict)
+
+
+Recovery = Resume | Replay | Rebuild
+
+
+def resolve_recovery(
+    store: StoreState | None, checkpoint: Checkpoint, changelogs: Mapping[str, ChangelogFacts]
+) -> Recovery:
+    """Decide from the store's identity, the claimed checkpoint and what the changelogs hold now."""
+    whole = {name: facts.start for name, facts in changelogs.items()}
+    if store is None:
+        return Rebuild(None, whole)
+    if store.log_id != checkpoint.log_id:
+        return Rebuild(f"it belongs to log {store.log_id}, and this is {checkpoint.log_id}", whole)
+    if not checkpoint.made(store.epoch, store.number):
+        return Rebuild(f"the log doesn't know its commit {store.number} of epoch {store.epoch}", whole)
+    since: dict[str, Position] = {}
+    for name, facts in changelogs.items():
+        stands = store.changelogs.get(name, START)
+        if not facts.end.reached(stands):
+            return Rebuild(f"it stands beyond the end of the changelog of {name}", whole)
+        if not stands.reached(facts.compaction_floor) and not stands.reached(facts.end):
+            return Rebuild(f"deletes may have been compacted away from the changelog of {name}", whole)
+        if not stands.reached(facts.start):
+            return Rebuild(f"the changelog of {name} starts behind its position", whole)
+        if not stands.reached(facts.end):
+            since[name] = stands
+    return Replay(since) if since else Resume()
+
+
+@dataclass(frozen=True, slots=True)
+class InputFacts:
+    """One input partition after the claim.  ``on_lost`` is the user's choice for records removed unread."""
+
+    bounds: Bounds
+    identity: str
+    on_lost: Literal["fail", "earliest"] = "fail"
+
+
+def resolve_inputs(checkpoint: Checkpoint, facts: Mapping[TopicPartition, InputFacts]) -> tuple[Checkpoint, int]:
+    """The checkpoint with a position for every input, and how many offsets were given up by choice.
+
+    An input without a position begins at the topic's first record.  Raises TopicRecreated and PositionLost.
+    """
+    positions, lost = dict(checkpoint.positions), 0
+    topics = dict(checkpoint.topics)
+    for partition, each in facts.items():
+        key = partition_key(partition)
+        known = checkpoint.topics.get(partition.topic)
+        if known is not None and known != each.identity:
+            raise TopicRecreated(
+                f"{partition}: the topic is not the one that the position was taken from (it was deleted and created "
+                f"again); `streams reset` starts the app over, or restore the topic"
+            )
+        topics[partition.topic] = each.identity
+        position = checkpoint.positions.get(key)
+        if position is None:
+            positions[key] = each.bounds.start
+        elif not position.reached(each.bounds.start):
+            if each.on_lost == "fail":
+                raise PositionLost(
+                    topic=partition.topic,
+                    partition=partition.partition,
+                    position=position.offset(),
+                    first=each.bounds.start.offset(),
+                )
+            lost += position.distance(each.bounds.start)
+            positions[key] = each.bounds.start
+        elif not each.bounds.end.reached(position):
+            raise PositionLost(
+                topic=partition.topic,
+                partition=partition.partition,
+                position=position.offset(),
+                first=each.bounds.start.offset(),
+            )
+    return msgspec.structs.replace(checkpoint, positions=positions, topics=topics), lost

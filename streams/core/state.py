@@ -1,0 +1,245 @@
+"""State of a task: an overlay of decoded, uncommitted values over the committed bytes of a store.
+
+What must live here: the overlay, its cache, and the collection of what a commit changes.  What must not: what the
+values mean (operators), how bytes are kept (``state/``).
+
+    values   decoded values by key, changed and clean; None says that the key is known to be absent
+    dirty    keys changed since the last commit
+    store    what is committed; written only after the commit, so a store is never ahead of the log
+
+``prepare`` reads all the keys that a batch needs with one multi-get; after that an operator works on the plain dict
+that it returns.  Between commits nothing is evicted; after one, the cache keeps two generations: what wasn't used
+while a generation filled up is dropped with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from heapq import merge
+from itertools import islice
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from streams.core.store import Changes, Store, StoreView
+from streams.core.window import decode_start, encode_start
+
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class StateSpec:
+    """A named state of a subtopology.
+
+    fingerprint: the kind of operator that keeps it and what it is set to; another one can't use its bytes.
+    schema: of the values, where they are the user's own; compared for compatibility.
+    """
+
+    name: str
+    kind: Literal["keyed", "windowed"]
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+    fingerprint: str
+    schema: str = ""
+
+
+class State(Protocol):
+    """What the task asks of each of its states at a commit."""
+
+    def take_changes(self) -> list[tuple[bytes, Changes]]:
+        """What changed since the last call, by sub-prefix: encoded, sorted, and no longer dirty."""
+        ...
+
+    def applied(self) -> None:
+        """The changes taken last have been written to the store."""
+        ...
+
+    @property
+    def dirty_count(self) -> int: ...
+
+
+class KeyedState(Generic[V]):
+    """One value a key."""
+
+    def __init__(
+        self, view: StoreView, encode: Callable[[V], bytes], decode: Callable[[bytes], V], *, cache_entries: int
+    ) -> None:
+        self._view = view
+        self._encode = encode
+        self._decode = decode
+        self._cache_entries = cache_entries
+        self.values: dict[bytes, V | None] = {}
+        self._older: dict[bytes, V | None] = {}
+        self.dirty: set[bytes] = set()
+        self._drained: list[bytes] = []
+        self._floor = b""
+
+    @property
+    def dirty_count(self) -> int:
+        return len(self.dirty) + len(self._drained)
+
+    def prepare(self, keys: Iterable[bytes]) -> dict[bytes, V | None]:
+        """Read what isn't cached of ``keys`` in one go.  In the dict returned each key has its value, or None."""
+        values = self.values
+        missing = set(keys).difference(values)
+        if missing:
+            if self._older:
+                older = self._older
+                for key in [key for key in missing if key in older]:
+                    values[key] = older.pop(key)
+                    missing.discard(key)
+            if missing:
+                self._read(sorted(missing))
+        return values
+
+    def _read(self, keys: list[bytes]) -> None:
+        decode = self._decode
+        for key, stored in zip(keys, self._view.multi_get(keys), strict=True):
+            self.values[key] = None if stored is None or key < self._floor else decode(stored)
+
+    def get(self, key: bytes) -> V | None:
+        try:
+            return self.values[key]
+        except KeyError:
+            return self.prepare((key,))[key]
+
+    def put(self, key: bytes, value: V) -> None:
+        self.values[key] = value
+        self.dirty.add(key)
+
+    def delete(self, key: bytes) -> None:
+        self.values[key] = None
+        self.dirty.add(key)
+
+    def committed(self, key: bytes) -> V | None:
+        """The value as of the last commit: what others may see."""
+        stored = self._view.get(key)
+        return None if stored is None else self._decode(stored)
+
+    def committed_scan(self, first: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, V]]:
+        for key, stored in self._view.scan(first, end):
+            yield key, self._decode(stored)
+
+    def scan(self, first: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, V]]:
+        """Entries with first <= key < end in order of keys, uncommitted changes included."""
+        first = max(first, self._floor)
+        changed = sorted(key for key in self.dirty if key >= first and (end is None or key < end))
+        stored = ((key, value, 1) for key, value in self._view.scan(first, end))
+        overlay = ((key, b"", 0) for key in changed)
+        last: bytes | None = None
+        for key, value, source in merge(overlay, stored, key=lambda entry: (entry[0], entry[2])):
+            if key == last:
+                continue
+            last = key
+            cached = self.values[key] if source == 0 else self.values.get(key, self._decode(value))
+            if cached is not None:
+                yield key, cached
+
+    def drain(self, count: int, end: bytes | None = None) -> list[tuple[bytes, V]]:
+        """Remove and return up to ``count`` entries with the lowest keys, below ``end``.
+
+        What is left is the cursor: after a crash the next drain goes on where the last commit stood.
+        """
+        taken = list(islice(self.scan(b"", end), count))
+        for key, _ in taken:
+            self.values.pop(key, None)
+            self._older.pop(key, None)
+            self.dirty.discard(key)
+            self._drained.append(key)
+        if taken:
+            self._floor = taken[-1][0] + b"\x00"
+        return taken
+
+    def take_changes(self) -> list[tuple[bytes, Changes]]:
+        if not self.dirty and not self._drained:
+            return []
+        changes = Changes()
+        values, encode = self.values, self._encode
+        if self._drained:
+            changes.ranges.append((b"", self._floor))
+            changes.deletes.extend(self._drained)
+        for key in sorted(self.dirty):
+            value = values[key]
+            if value is None:
+                changes.deletes.append(key)
+            else:
+                changes.puts.append((key, encode(value)))
+        self.dirty = set()
+        self._drained = []
+        return [(b"", changes)]
+
+    def applied(self) -> None:
+        self._floor = b""
+        if len(self.values) > self._cache_entries:
+            self._older, self.values = self.values, {}
+
+
+class WindowedState(Generic[V]):
+    """One value a key in each window.  Each window is a keyed state of its own, stored behind its start."""
+
+    def __init__(
+        self,
+        view: StoreView,
+        store: Store,
+        encode: Callable[[V], bytes],
+        decode: Callable[[bytes], V],
+        *,
+        cache_entries: int,
+    ) -> None:
+        self._view = view
+        self._store = store
+        self._encode = encode
+        self._decode = decode
+        self._cache_entries = cache_entries
+        self._segments: dict[int, KeyedState[V]] = {}
+        self.open: set[int] = set(self._stored_starts())
+
+    def _stored_starts(self) -> Iterator[int]:
+        """The windows that the store holds, found by one seek each."""
+        first = b""
+        while True:
+            entry = next(self._view.scan(first), None)
+            if entry is None:
+                return
+            start = decode_start(entry[0][:8])
+            yield start
+            first = encode_start(start + 1)
+
+    @property
+    def dirty_count(self) -> int:
+        return sum(segment.dirty_count for segment in self._segments.values())
+
+    def segment(self, start: int) -> KeyedState[V]:
+        """The keyed state of the window that begins at ``start``; opens the window."""
+        segment = self._segments.get(start)
+        if segment is None:
+            view = StoreView(self._store, self._view.prefix + encode_start(start))
+            segment = KeyedState(view, self._encode, self._decode, cache_entries=self._cache_entries)
+            self._segments[start] = segment
+            self.open.add(start)
+        return segment
+
+    def earliest(self) -> int | None:
+        """The start of the earliest open window."""
+        return min(self.open, default=None)
+
+    def drain(self, start: int, count: int) -> list[tuple[bytes, V]]:
+        """Remove and return up to ``count`` entries of a window; fewer mean that it is closed now."""
+        taken = self.segment(start).drain(count)
+        if len(taken) < count:
+            self.open.discard(start)
+        return taken
+
+    def take_changes(self) -> list[tuple[bytes, Changes]]:
+        taken = []
+        for start in sorted(self._segments):
+            for _, changes in self._segments[start].take_changes():
+                taken.append((encode_start(start), changes))
+        return taken
+
+    def applied(self) -> None:
+        for start in [start for start in self._segments if start not in self.open]:
+            del self._segments[start]
+        share = self._cache_entries // max(1, len(self._segments))
+        for segment in self._segments.values():
+            segment._cache_entries = share
+            segment.applied()

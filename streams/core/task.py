@@ -1,0 +1,403 @@
+"""A task: a subtopology at work on one partition, as pure code.
+
+What must live here: the step from buffered inputs to outputs and state changes, the advance of event time, and what a
+commit consists of.  What must not: I/O on a log, clocks, asyncio.  ``runtime.driver`` feeds it and carries out what
+it captures.
+
+    accept ──▶ buffered ── step ──▶ outputs, overlay, positions ── capture ──▶ Captured ── (commit) ── committed
+                             │
+                             └─ the watermark reached a window or a timer: advancing, slice by slice, each committed
+
+The unit of commit is a slice of a step (protocol 6).  While ``advancing`` is set nothing else is processed, after a
+restart neither: what is left in the state below that watermark is the cursor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import msgspec
+
+from streams.core.batch import FOREVER, NEVER, Batch, Origin
+from streams.core.capability import Limits
+from streams.core.checkpoint import Checkpoint, partition_key
+from streams.core.context import Partitioner, TaskContext
+from streams.core.graph import Emit, Node, Processor, SourceNode, Subtopology, TimedProcessor
+from streams.core.inputs import Input, Piece, SourceProcessor, choose
+from streams.core.log import Append
+from streams.core.outputs import Outputs
+from streams.core.policy import Failures
+from streams.core.record import START, Fetched, Position, Records, TopicPartition
+from streams.core.state import KeyedState, State, StateSpec, WindowedState
+from streams.core.store import Changes, Store, StoreState, StoreView, prefix_bytes
+from streams.core.watermark import (
+    MARK_HEADER,
+    InputWatermark,
+    Mark,
+    MarkedWatermark,
+    SourceWatermark,
+    combine,
+    encode_mark,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What all tasks of an app share: names, sizes and limits."""
+
+    app: str
+    limits: Limits
+    partitions: Mapping[str, int]
+    partitioner: Partitioner
+    upstream_tasks: Mapping[str, Sequence[str]]
+    cache_entries: int = 200_000
+    dirty_entries: int = 100_000
+    watermark_interval_ms: int = 100
+    piece_records: int = 1000
+
+    def changelog(self, state: str) -> str:
+        return f"{self.app}.{state}.changelog"
+
+
+@dataclass(slots=True)
+class Captured:
+    """One slice, ready to be committed."""
+
+    checkpoint: Checkpoint
+    appends: list[Append]
+    positions: dict[TopicPartition, Position]
+    changes: dict[str, list[tuple[bytes, Changes]]]
+
+
+class WallProcessor(Protocol):
+    """A processor that also acts on wall-clock time, which is handed in as a fact."""
+
+    def tick(self, now_ms: int) -> bool:
+        """Do what is due by the wall clock; True when that emitted something."""
+        ...
+
+
+class Task:
+    """Belongs to one claim; after any error it is thrown away and built anew from the checkpoint."""
+
+    def __init__(
+        self, subtopology: Subtopology, partition: int, *, plan: Plan, checkpoint: Checkpoint, store: Store
+    ) -> None:
+        self.id = subtopology.task_id(partition)
+        self.partition = partition
+        self.checkpoint = checkpoint
+        self._plan = plan
+        self._store = store
+        self._prefixes = assign_prefixes(store.state, subtopology.states)
+        self.states: dict[str, State] = {
+            name: self._open(spec, store, plan.cache_entries) for name, spec in subtopology.states.items()
+        }
+        self.outputs = Outputs(plan.limits)
+        self.failures = Failures(self.outputs, self.id)
+        self.context = TaskContext(
+            self.id,
+            partition,
+            outputs=self.outputs,
+            failures=self.failures,
+            states=self.states,
+            siblings=subtopology.partitions,
+            partitions=plan.partitions,
+            partitioner=plan.partitioner,
+        )
+        self.watermark = self.context.watermark = checkpoint.watermark
+        self.advancing = checkpoint.advancing
+        self.must_commit = False
+        self.dirty = False
+        self.records_in = 0
+        self._marked: tuple[int, bool] = (NEVER, False)
+        self._marked_at_ms: int | None = None
+        self.processors: dict[Node, Processor] = {}
+        self._delays: dict[int, int] = {}
+        self._build(subtopology.nodes)
+        self._timed = [
+            (cast(TimedProcessor, self.processors[node]), self._delays[id(node)])
+            for node in subtopology.nodes
+            if hasattr(self.processors[node], "advance")
+        ]
+        self._ordered = [each for each, _ in self._timed if getattr(each, "in_order", False)]
+        self._wall = [cast(WallProcessor, each) for each in self.processors.values() if hasattr(each, "tick")]
+        self._marked_topics = [
+            (spec.name, self._delays[id(node)])
+            for node in subtopology.nodes
+            for spec in node.writes
+            if spec.kind == "repartition"
+        ]
+        self.inputs = [self._input(cast(SourceNode, node)) for node in subtopology.sources]
+        self._watermarks = [each.watermark for each in self.inputs if each.timed]
+        self.ends: Mapping[TopicPartition, Position] = {}
+
+    # ── building ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _open(self, spec: StateSpec, store: Store, cache_entries: int) -> State:
+        view = StoreView(store, prefix_bytes(self._prefixes[spec.name]))
+        if spec.kind == "windowed":
+            return WindowedState(view, store, spec.encode, spec.decode, cache_entries=cache_entries)
+        return KeyedState(view, spec.encode, spec.decode, cache_entries=cache_entries)
+
+    def _build(self, nodes: Sequence[Node]) -> None:
+        for node in nodes:
+            self._delays[id(node)] = max((self._delays[id(up)] + up.holds_ms for up in node.upstream), default=0)
+        for node in reversed(nodes):
+            children = [self.processors[each].process for each in nodes if node in each.upstream]
+            self.context.processor_delay_ms = self._delays[id(node)]
+            self.processors[node] = node.build(self.context, fan_out(children))
+
+    def _input(self, node: SourceNode) -> Input:
+        assert node.reads is not None
+        partition = TopicPartition(node.reads.name, self.partition)
+        key = partition_key(partition)
+        saved = self.checkpoint.inputs.get(key)
+        watermark: InputWatermark
+        upstream = self._plan.upstream_tasks.get(node.reads.name)
+        watermark = MarkedWatermark(upstream, saved) if upstream else SourceWatermark(node.slack_ms, saved)
+        return Input(
+            partition,
+            self.checkpoint.positions.get(key, START),
+            cast(SourceProcessor, self.processors[node]),
+            watermark,
+            timed=node.timed,
+            idle_after_ms=None if upstream else node.idle_after_ms,
+        )
+
+    # ── facts in ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def wanted(self) -> list[TopicPartition]:
+        """The partitions of which more may be buffered now: the bound that carries backpressure to the source."""
+        return [each.partition for each in self.inputs if each.waiting < 2 * self._plan.piece_records]
+
+    def accept(self, fetched: Fetched, now_ms: int) -> None:
+        """Buffer a batch that was read."""
+        for each in self.inputs:
+            if each.partition == fetched.partition:
+                each.heard_at_ms = now_ms
+                each.accept(fetched)
+
+    def tick(self, now_ms: int) -> None:
+        """Tell the time: inputs that have been silent for long turn idle, and the watermark goes on without them."""
+        changed = False
+        for each in self.inputs:
+            if each.heard_at_ms is None:
+                each.heard_at_ms = now_ms
+            if each.waiting or each.idle_after_ms is None or self._behind(each):
+                continue
+            if now_ms - each.heard_at_ms >= each.idle_after_ms:
+                changed |= each.watermark.silent()
+        if changed:
+            self.dirty = True
+            self._move_watermark()
+        for processor in self._wall:
+            self.dirty |= processor.tick(now_ms)
+
+    def _behind(self, each: Input) -> bool:
+        end = self.ends.get(each.partition)
+        return end is None or not each.buffered.reached(end)
+
+    @property
+    def caught_up(self) -> bool:
+        """Nothing is buffered, nothing known to the log is unread, nothing waits for a commit."""
+        return (
+            not self.dirty
+            and self.advancing is None
+            and not any(each.waiting or self._behind(each) for each in self.inputs)
+        )
+
+    # ── work ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def step(self) -> bool:
+        """Process the next piece, or the next slice of what is due.  False when there is nothing to do now."""
+        assert not self.must_commit, "a slice that is full is committed before the next step"
+        if self.advancing is not None:
+            self._advance(self.advancing)
+            return True
+        moved = False
+        for each in self.inputs:
+            moved |= each.settle_marks()
+        if moved:
+            self.dirty = True
+            if self._move_watermark():
+                return True
+        chosen = choose(self.inputs, self._behind)
+        if chosen is None:
+            return moved
+        source, before = chosen
+        self._process(source, source.take(self._rows(), before=before, until=self._next_timer(source)))
+        return True
+
+    def _rows(self) -> int:
+        return max(1, min(self._plan.piece_records, self.outputs.room))
+
+    def _next_timer(self, source: Input) -> int:
+        deadline = min((each.deadline() for each in self._ordered), default=FOREVER)
+        return deadline + source.watermark.slack_ms if deadline < FOREVER else FOREVER
+
+    def _process(self, source: Input, piece: Piece) -> None:
+        before = self.watermark
+        if piece.times:
+            source.watermark.observe(max(piece.times))
+        after = combine(self._watermarks, before) if source.timed else before
+        others = [each.watermark for each in self._watermarks if each is not source.watermark and not each.idle]
+        times: Sequence[int] = piece.times
+        if piece.failures:
+            aligned = [NEVER] * (
+                1 + max(max(piece.rows, default=0), max(row for row, *_ in piece.failures)) - piece.first
+            )
+            for row, time in zip(piece.rows, piece.times, strict=True):
+                aligned[row - piece.first] = time
+            times = aligned
+        origin = Origin(
+            piece.fetched,
+            piece.first,
+            times,
+            before=before,
+            after=after,
+            ceiling=min(others, default=FOREVER),
+            slack_ms=source.watermark.slack_ms,
+        )
+        self.dirty = True
+        source.position = piece.position
+        if piece.failures:
+            source.source.failed(origin, piece.failures)
+        if piece.values:
+            self.records_in += len(piece.values)
+            source.source.process(Batch(piece.keys, piece.values, piece.times, piece.rows, origin))
+        if after > before:
+            self._begin_advance(after)
+        self.check_bounds()
+
+    def check_bounds(self) -> None:
+        """Ask for a commit when outputs or changed state have reached their bounds."""
+        if self.outputs.full or sum(state.dirty_count for state in self.states.values()) >= self._plan.dirty_entries:
+            self.must_commit = True
+
+    def _move_watermark(self) -> bool:
+        after = combine(self._watermarks, self.watermark)
+        if after <= self.watermark:
+            return False
+        self._begin_advance(after)
+        return True
+
+    def _begin_advance(self, watermark: int) -> None:
+        if all(each.deadline() > watermark - delay for each, delay in self._timed):
+            self.watermark = self.context.watermark = watermark
+        else:
+            self.advancing = watermark
+            self._advance(watermark)
+
+    def _advance(self, watermark: int) -> None:
+        self.dirty = True
+        for each, delay in self._timed:
+            if not each.advance(watermark - delay):
+                self.must_commit = True
+                return
+        self.watermark = self.context.watermark = watermark
+        self.advancing = None
+        self.check_bounds()
+
+    # ── commit ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def mark_due(self, now_ms: int) -> bool:
+        """True when downstream tasks should hear of the watermark, even if there is nothing else to commit."""
+        if not self._marked_topics or self._mark() == self._marked:
+            return False
+        return self._marked_at_ms is None or now_ms - self._marked_at_ms >= self._plan.watermark_interval_ms
+
+    def _mark(self) -> tuple[int, bool]:
+        idle = bool(self._watermarks) and all(each.idle for each in self._watermarks)
+        return self.watermark, idle
+
+    def capture(self, now_ms: int) -> Captured:
+        """Everything since the last commit, as one.  Nothing may be processed until it is committed."""
+        number = self.checkpoint.number + 1
+        appends = self.outputs.take()
+        if self.mark_due(now_ms):
+            appends.extend(self._marks(number, now_ms))
+        changes: dict[str, list[tuple[bytes, Changes]]] = {}
+        for name, state in self.states.items():
+            taken = state.take_changes()
+            if taken:
+                changes[name] = taken
+                appends.append(
+                    Append(TopicPartition(self._plan.changelog(name), self.partition), _changelog(taken, now_ms))
+                )
+        checkpoint = msgspec.structs.replace(
+            self.checkpoint,
+            number=number,
+            positions={partition_key(each.partition): each.position for each in self.inputs},
+            watermark=self.watermark,
+            advancing=self.advancing,
+            inputs={partition_key(each.partition): each.watermark.save() for each in self.inputs},
+        )
+        return Captured(checkpoint, appends, {each.partition: each.position for each in self.inputs}, changes)
+
+    def _marks(self, number: int, now_ms: int) -> list[Append]:
+        self._marked, self._marked_at_ms = self._mark(), now_ms
+        watermark, idle = self._marked
+        appends = []
+        for topic, delay in self._marked_topics:
+            mark = encode_mark(Mark(self.id, max(NEVER, watermark - delay), idle, self.checkpoint.epoch, number))
+            for partition in range(self._plan.partitions[topic]):
+                records = Records([None], [mark], [now_ms], [((MARK_HEADER, b""),)])
+                appends.append(Append(TopicPartition(topic, partition), records))
+        return appends
+
+    def committed(self, captured: Captured, ends: Mapping[TopicPartition, Position]) -> None:
+        """The log has committed ``captured``: only now is the state applied, with the identity of the commit."""
+        self.checkpoint = captured.checkpoint
+        self.must_commit = False
+        self.dirty = False
+        if not captured.changes:
+            return
+        known = self._store.state
+        changelogs = dict(known.changelogs) if known is not None else {}
+        flat: dict[bytes, Changes] = {}
+        for name, taken in captured.changes.items():
+            changelogs[name] = ends[TopicPartition(self._plan.changelog(name), self.partition)]
+            for sub, changes in taken:
+                flat[prefix_bytes(self._prefixes[name]) + sub] = changes
+        self._store.apply(flat, self.store_state(changelogs))
+        for name in captured.changes:
+            self.states[name].applied()
+
+    def store_state(self, changelogs: Mapping[str, Position]) -> StoreState:
+        """The identity that the store's contents stand for."""
+        made = self.checkpoint
+        return StoreState(made.log_id, made.epoch, made.number, dict(changelogs), self._prefixes)
+
+
+def fan_out(children: Sequence[Emit]) -> Emit:
+    """What a node emits goes to all its children, in the order in which they were added."""
+    if len(children) == 1:
+        return children[0]
+    targets: tuple[Callable[[Batch], Any], ...] = tuple(children)
+
+    def emit(batch: Batch) -> None:
+        for target in targets:
+            target(batch)
+
+    return emit
+
+
+def assign_prefixes(state: StoreState | None, specs: Mapping[str, StateSpec]) -> dict[str, int]:
+    """The number under which the store keeps each named state: as it is, and the next free ones for new states."""
+    prefixes = dict(state.prefixes) if state is not None else {}
+    for name in specs:
+        prefixes.setdefault(name, max(prefixes.values(), default=0) + 1)
+    return prefixes
+
+
+def _changelog(taken: Sequence[tuple[bytes, Changes]], now_ms: int) -> Records:
+    keys: list[bytes | None] = []
+    values: list[bytes | None] = []
+    for sub, changes in taken:
+        keys.extend([sub + key for key in changes.deletes] if sub else changes.deletes)
+        values.extend([None] * len(changes.deletes))
+        keys.extend([sub + key for key, _ in changes.puts] if sub else [key for key, _ in changes.puts])
+        values.extend([value for _, value in changes.puts])
+    return Records(keys, values, [now_ms] * len(keys))

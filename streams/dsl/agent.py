@@ -1,0 +1,87 @@
+"""Agents as users declare them: an async generator over a stream, which others can ask."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from streams.core.duration import Duration, parse_duration_ms
+from streams.core.log import TopicSpec
+from streams.dsl.codec import Codec
+from streams.dsl.stream import Stream
+from streams.dsl.topic import Topic
+from streams.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from streams.dsl.app import App
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+AgentFunction = Callable[[AsyncIterator[V]], Any]
+
+
+class Agent(Generic[K, V]):
+    """A coroutine over a stream.  Made by ``App.agent``.
+
+    What it yields goes to its sinks in the commit that holds its effects.  A reply leaves after that commit.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        name: str,
+        source: Stream[K, V],
+        inbox: TopicSpec,
+        values: Codec[V],
+        results: Stream[K, Any],
+    ) -> None:
+        self.app = app
+        self.name = name
+        self.source = source
+        self.inbox = inbox
+        self.values = values
+        self.results = results
+
+    def __repr__(self) -> str:
+        return f"Agent({self.name!r})"
+
+    async def ask(self, value: V, *, key: K | None = None, timeout: Duration = "30s") -> Any:
+        """Send a request and wait for what the agent yields for it (None if nothing, a list if more than one).
+
+        The reply comes after the commit of its effects.  ``key`` decides the task; where the stream has a key_by right
+        before the agent it is computed.  Raises AgentFailed when the agent raised (its effects are taken back),
+        AskTimeout, and AskCycle at once when the asked task waits for the caller.  From inside an agent it is
+        an external effect, under an id that a re-run repeats, so that it takes effect once.
+        """
+        encoded = self._key(value, key)
+        return await self.app.running.ask(
+            self, encoded, self.values.encode(value), parse_duration_ms(timeout, "timeout")
+        )
+
+    async def cast(self, value: V, *, key: K | None = None) -> None:
+        """Send a request and don't wait for an answer; returns once the log has it."""
+        await self.app.running.cast(self, self._key(value, key), self.values.encode(value))
+
+    def to(self, topic: Topic[Any, Any] | str) -> None:
+        """Write what the agent yields to a topic."""
+        self.results.to(topic)
+
+    def task_for(self, partition: int) -> str:
+        """The task that answers for a partition of the inbox."""
+        return self.app.task_of(self.inbox.name, partition)
+
+    def _key(self, value: V, key: K | None) -> bytes:
+        if key is None:
+            if self.source.key_fn is None:
+                raise ConfigurationError(
+                    f"agent {self.name}: give ask and cast a key=, since its stream has no key_by right before it"
+                )
+            key = self.source.key_fn(value)
+        return self.source.keys.encode(key)
+
+
+def sinks_of(sinks: Iterable[Topic[Any, Any] | str], results: Stream[Any, Any]) -> None:
+    """Connect an agent's results to each of its sinks."""
+    for sink in sinks:
+        results.to(sink)

@@ -1,0 +1,420 @@
+"""The app: where a user declares topics, streams, tables, agents and timers.
+
+What must live here: declaring.  What must not: running (``streams.runtime``), which hands the app a ``Running``
+while it is at work.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+from streams.core.capability import GuaranteeName
+from streams.core.duration import Duration, parse_duration_ms
+from streams.core.graph import Graph, Node
+from streams.core.log import TopicSpec
+from streams.core.policy import Action, ErrorPolicy
+from streams.core.record import Records
+from streams.core.state import StateSpec
+from streams.dsl.agent import Agent, sinks_of
+from streams.dsl.blueprint import Blueprint, draw_blueprint
+from streams.dsl.codec import Codec, value_codec
+from streams.dsl.keys import key_codec, ordered_key_codec
+from streams.dsl.naming import Names, check_name
+from streams.dsl.stream import Stream, Unknown, _writable
+from streams.dsl.table import Table
+from streams.dsl.topic import Topic
+from streams.errors import ConfigurationError, TopologyError
+from streams.operators.agent import Agent as AgentNode
+from streams.operators.source import Source
+from streams.operators.table import TableWriter
+
+if TYPE_CHECKING:
+    from streams.dsl.timer import Timer
+
+V = TypeVar("V")
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_LOG = "embedded:./.streams"
+
+
+class Running(Protocol):
+    """What a running worker offers to topics, tables and agents."""
+
+    def now_ms(self) -> int: ...
+    async def produce(self, topic: TopicSpec, records: Records) -> None: ...
+    async def produce_marks(self, topic: TopicSpec, mark: Records) -> None: ...
+    async def read_table(self, table: str, wire_key: bytes, state_key: bytes) -> Any: ...
+    async def ask(self, agent: Agent[Any, Any], key: bytes, value: bytes, timeout_ms: int) -> Any: ...
+    async def cast(self, agent: Agent[Any, Any], key: bytes, value: bytes) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TableView:
+    """How a state is shown from outside: its codec of keys, and what becomes of its values."""
+
+    state: StateSpec
+    keys: Codec[Any]
+    wire_keys: Codec[Any]
+    result: Callable[[Any], Any]
+
+
+class App:
+    """A stream-processing app.
+
+    name: names it on the log; internal topics begin with it.
+    log: URL of its log; else ``$STREAMS_LOG``, else ``embedded:./.streams``.
+    guarantee: "exactly_once", or "at_least_once", under which outputs to topics leave before the commit and may repeat.
+    partitions: of every topic that doesn't say otherwise.
+    version: raise it to accept a change of topology that drops something from the log.
+    commit_interval: how long effects wait to be committed at most.  barrier_timeout: how long a commit waits for
+    agents to ask for their next event.
+    state_dir: where stores of this machine lie; beside an embedded log by default.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        log: str | None = None,
+        guarantee: GuaranteeName = "exactly_once",
+        partitions: int = 1,
+        version: int = 1,
+        commit_interval: Duration = "100ms",
+        watermark_interval: Duration = "100ms",
+        barrier_timeout: Duration = "30s",
+        state_dir: str | None = None,
+        cache_entries: int = 200_000,
+    ) -> None:
+        self.name = check_name(name, "an app")
+        self.log_url = log
+        if guarantee not in ("exactly_once", "at_least_once"):
+            raise ConfigurationError(f"guarantee is 'exactly_once' or 'at_least_once', not {guarantee!r}")
+        self.guarantee: GuaranteeName = guarantee
+        if partitions < 1 or version < 1:
+            raise ConfigurationError("an app has at least one partition, and its version counts from 1")
+        self.partitions = partitions
+        self.version = version
+        self.commit_interval_ms = parse_duration_ms(commit_interval, "commit_interval")
+        self.watermark_interval_ms = parse_duration_ms(watermark_interval, "watermark_interval")
+        self.barrier_timeout_ms = parse_duration_ms(barrier_timeout, "barrier_timeout")
+        self.state_dir = state_dir
+        self.cache_entries = cache_entries
+        self.graph = Graph()
+        self.topics: dict[str, Topic[Any, Any]] = {}
+        self.tables: dict[str, Table[Any, Any]] = {}
+        self.views: dict[str, TableView] = {}
+        self.agents: dict[str, Agent[Any, Any]] = {}
+        self.timers: list[Timer] = []
+        self.start_hooks: list[Callable[[], Awaitable[None]]] = []
+        self._names = Names()
+        self._sources: dict[str, tuple[Stream[Any, Any], object]] = {}
+        self._blueprint: Blueprint | None = None
+        self._running: Running | None = None
+
+    def __repr__(self) -> str:
+        return f"App({self.name!r})"
+
+    # ── declaring ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def topic(
+        self,
+        name: str,
+        *,
+        key: Any = None,
+        value: Any = None,
+        partitions: int | None = None,
+        retention: Duration | None = None,
+        retention_bytes: int | None = None,
+        compact: bool = False,
+    ) -> Topic[Any, Any]:
+        """A topic on the app's log; created at start if it isn't there.
+
+        key: str by default, bytes, int, …  value: the type of its values; without one, plain JSON.
+        retention, retention_bytes: how long or how much is kept; everything by default.  compact: only the last
+        record of each key is kept.  The same name gives the same topic; other settings raise ConfigurationError.
+        """
+        spec = TopicSpec(
+            check_name(name, "a topic"),
+            partitions or self.partitions,
+            "user",
+            None if retention is None else parse_duration_ms(retention, "retention"),
+            retention_bytes,
+            compact,
+        )
+        topic: Topic[Any, Any] = Topic(self, spec, key_codec(key), value_codec(value), value)
+        known = self.topics.setdefault(name, topic)
+        if known.spec != spec or (known.value_codec.schema, known.key_codec.schema) != (
+            topic.value_codec.schema,
+            topic.key_codec.schema,
+        ):
+            raise ConfigurationError(
+                f"topic {name!r} is declared twice with different settings; declare it once and pass the Topic on"
+            )
+        return known
+
+    def stream(
+        self,
+        topic: Topic[Any, V] | str,
+        *,
+        key: Any = None,
+        value: Any = None,
+        timestamp: Callable[[V], Any] | None = None,
+        out_of_orderness: Duration = 0,
+        idle_after: Duration | None = "1m",
+        on_error: Action = "fail",
+        dead_letters: Topic[Any, Any] | str | None = None,
+        on_lost: Literal["fail", "earliest"] = "fail",
+    ) -> Stream[Any, V]:
+        """The records of a topic, from its start.
+
+        timestamp: finds the event time of a value (ms, seconds as float, datetime); else the record's own counts.
+        out_of_orderness: how far records may come out of order; the watermark stays that much behind.
+        idle_after: a partition without records for that long (wall-clock) no longer holds the watermark.
+        on_error: "fail" stops the task, "dead_letter" moves the record to ``dead_letters``
+        (``<topic>.dead-letters``) in the same commit, "skip" passes it over and counts it.
+        on_lost: what to do when retention removed records before they were read: "fail", or go on from the
+        "earliest" that is left and count what is gone.
+        """
+        source = self.topic(topic, key=key, value=value) if isinstance(topic, str) else topic
+        policy = self._policy(source, on_error, dead_letters)
+        slack, idle = parse_duration_ms(out_of_orderness, "out_of_orderness"), idle_after
+        settings = (timestamp, slack, idle, policy, on_lost)
+        known = self._sources.get(source.name)
+        if known is not None:
+            if known[1] != settings:
+                raise TopologyError(
+                    f"topic {source.name!r} is read twice with different settings; call app.stream once and use what "
+                    f"it returns in both places"
+                )
+            return known[0]
+        node = Source(
+            name=source.name,
+            policy=policy,
+            topic=source.spec,
+            decode=source.value_codec.decode,
+            timestamp=timestamp,
+            slack_ms=slack,
+            idle_after_ms=None if idle is None else parse_duration_ms(idle, "idle_after"),
+            on_lost=on_lost,
+        )
+        self.add(node)
+        stream: Stream[Any, V] = Stream(
+            self, node, source.name, source.spec.partitions, source.key_codec, source.value_type, policy
+        )
+        self._sources[source.name] = (stream, settings)
+        return stream
+
+    def _policy(self, source: Topic[Any, Any], action: Action, letters: Topic[Any, Any] | str | None) -> ErrorPolicy:
+        if action not in ("fail", "dead_letter", "skip"):
+            raise ConfigurationError(f"on_error is 'fail', 'dead_letter' or 'skip', not {action!r}")
+        if action != "dead_letter":
+            return ErrorPolicy(action)
+        name = letters if letters is not None else f"{source.name}.dead-letters"
+        topic = self.topic(name, key=bytes, value=bytes) if isinstance(name, str) else name
+        return ErrorPolicy("dead_letter", topic.spec)
+
+    def table(
+        self,
+        name: str,
+        *,
+        key: Any = None,
+        value: Any = None,
+        default: Callable[[], Any] | None = None,
+        source: Topic[Any, Any] | str | None = None,
+    ) -> Table[Any, Any]:
+        """A table, kept on the log and in the stores of its tasks.
+
+        default: makes the value of a key that isn't there.  source: the table holds the last value of each key of
+        this topic; else agents and operators write it.
+        """
+        if name in self.tables:
+            raise TopologyError(f"table {name!r} is declared twice; declare it once and use it in both places")
+        check_name(name, "a table")
+        if source is not None:
+            topic = self.topic(source, key=key, value=value, compact=True) if isinstance(source, str) else source
+            keys, wire, values = topic.key_codec, topic.key_codec, topic.value_codec
+        else:
+            keys, wire, values = ordered_key_codec(key), key_codec(key), value_codec(value)
+        state = StateSpec(
+            self.state_name(name), "keyed", values.encode, values.decode, f"table/1/{keys.name}", values.schema
+        )
+        table: Table[Any, Any] = Table(self, name, state, keys, wire, default)
+        self.tables[name] = table
+        self.views[name] = TableView(state, keys, wire, _unchanged)
+        if source is not None:
+            reader = Source(name=topic.name, topic=topic.spec, decode=values.decode, timed=False, tombstones=True)
+            if topic.name in self._sources:
+                raise TopologyError(
+                    f"topic {topic.name!r} feeds table {name!r} and a stream; use stream.to_table(table)"
+                )
+            self.add(reader)
+            self.add(TableWriter(name=f"{topic.name}: table {name}", upstream=(reader,), state=state))
+            stream: Stream[Any, Any] = Stream(
+                self, reader, topic.name, topic.spec.partitions, keys, topic.value_type, ErrorPolicy()
+            )
+            self._sources[topic.name] = (read, None)
+        return table
+
+    def view(self, state: StateSpec, keys: Codec[Any], result: Callable[[Any], Any]) -> Table[Any, Any]:
+        """A read-only table over the state of an aggregate."""
+        self.views.setdefault(state.name, TableView(state, keys, keys, result))
+        return self.tables.setdefault(state.name, Table(self, state.name, state, keys, keys, None))
+
+    def agent(
+        self,
+        stream: Stream[Any, V] | Topic[Any, V] | str,
+        *,
+        name: str = "",
+        concurrency: int = 1,
+        sinks: Iterable[Topic[Any, Any] | str] = (),
+        tables: Iterable[Table[Any, Any]] = (),
+    ) -> Callable[[Callable[..., Any]], Agent[Any, V]]:
+        """Decorate ``async def agent(events)``, which loops ``async for event in events`` and may ``yield`` results.
+
+        sinks: topics for what it yields.  tables: those that it uses beyond the ones its code names directly.
+        concurrency: events in flight at once in a task; events of one key never overlap.
+        """
+        source = stream if isinstance(stream, Stream) else self.stream(stream)
+        if concurrency < 1:
+            raise ConfigurationError(f"agent: concurrency is at least 1, not {concurrency}")
+
+        def decorate(fn: Callable[..., Any]) -> Agent[Any, V]:
+            if not (inspect.isasyncgenfunction(fn) or inspect.iscoroutinefunction(fn)):
+                raise ConfigurationError(f"agent {fn.__name__}: write it as `async def` over its events")
+            label = check_name(name or fn.__name__, "an agent")
+            used = {table.state.name: table.state for table in (*tables, *self._tables_in(fn))}
+            agent = self._add_agent(label, source, fn, concurrency, list(used.values()))
+            sinks_of(sinks, agent.results)
+            self.agents[label] = agent
+            return agent
+
+        return decorate
+
+    def _add_agent(
+        self, label: str, source: Stream[Any, V], fn: Callable[..., Any], concurrency: int, states: Sequence[StateSpec]
+    ) -> Agent[Any, V]:
+        values = value_codec(source.type) if source.type is not Unknown else _writable(Unknown, f"agent {label}")
+        inbox = TopicSpec(
+            self.internal(label, "inbox", f"the inbox of agent {label}"), source.partitions, "repartition"
+        )
+        asked = Source(name=f"{label}.inbox", topic=inbox, decode=values.decode, timed=False)
+        self.add(asked)
+        node = AgentNode(
+            name=label,
+            upstream=(source.node, asked),
+            policy=source.policy,
+            fn=fn,
+            inbox=inbox,
+            tables=states,
+            concurrency=concurrency,
+            decode_key=source.keys.decode,
+        )
+        self._names.take(f"{label}.requests", f"agent {label}")
+        self.add(node)
+        results: Stream[Any, Any] = Stream(self, node, label, source.partitions, source.keys, Unknown, source.policy)
+        return Agent(self, label, source, inbox, values, results)
+
+    def timer(
+        self, every: Duration, *, name: str = "", per_worker: bool = False, sinks: Iterable[Topic[Any, Any] | str] = ()
+    ) -> Callable[[F], F]:
+        """Decorate ``async def f()``, called each ``every``: one task for the whole app, whose ticks are durable.
+
+        As an async generator it may ``yield`` to ``sinks``, exactly once.  ``per_worker=True``: in each worker, with
+        nothing kept.
+        """
+        from streams.dsl.timer import add_timer
+
+        return add_timer(
+            self, every_ms=parse_duration_ms(every, "timer"), cron="", name=name, per_worker=per_worker, sinks=sinks
+        )
+
+    def cron(
+        self, expression: str, *, name: str = "", per_worker: bool = False, sinks: Iterable[Topic[Any, Any] | str] = ()
+    ) -> Callable[[F], F]:
+        """As ``timer``, at the times of a cron expression (five fields, UTC)."""
+        from streams.dsl.timer import add_timer
+
+        return add_timer(self, every_ms=0, cron=expression, name=name, per_worker=per_worker, sinks=sinks)
+
+    def on_start(self, fn: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        """Decorate an async function that is called once in each worker, before its tasks start."""
+        self.start_hooks.append(fn)
+        return fn
+
+    # ── for the rest of the package ───────────────────────────────────────────────────────────────────────────────
+
+    def resolve_log_url(self, override: str | None = None) -> str:
+        """The log's URL: the override, the argument, ``$STREAMS_LOG``, or the default."""
+        return override or self.log_url or os.environ.get("STREAMS_LOG") or DEFAULT_LOG
+
+    @property
+    def running(self) -> Running:
+        """The worker that runs this app; raises RuntimeError when none does."""
+        if self._running is None:
+            raise RuntimeError(f"app {self.name!r} isn't running; start it with `streams worker`")
+        return self._running
+
+    def attach(self, running: Running | None) -> None:
+        """Called by the runtime when it starts to run the app, and with None when it has stopped."""
+        self._running = running
+
+    def add(self, node: Node) -> None:
+        if self._blueprint is not None:
+            raise TopologyError(f"{node.name}: the app is already running; declare everything before it starts")
+        self.graph.add(node)
+
+    def internal(self, label: str, kind: str, what: str) -> str:
+        """The name of an internal topic, registered."""
+        self._names.take(f"{label}.{kind}", what)
+        return f"{self.name}.{label}.{kind}"
+
+    def state_name(self, name: str) -> str:
+        return self._names.take(name, f"the state of {name}")
+
+    def tables_of(self, fn: Callable[..., Any]) -> list[StateSpec]:
+        return [table.state for table in self._tables_in(fn)]
+
+    def _tables_in(self, fn: Callable[..., Any]) -> list[Table[Any, Any]]:
+        """The tables that a function names: as globals or in its closure, and those of plain functions it calls."""
+        found: dict[str, Table[Any, Any]] = {}
+        seen: set[int] = set()
+
+        def look(candidate: Any) -> None:
+            if isinstance(candidate, Table):
+                found[candidate.name] = candidate
+            elif inspect.isfunction(candidate) and id(candidate) not in seen:
+                seen.add(id(candidate))
+                names = inspect.getclosurevars(candidate)
+                for value in (*names.globals.values(), *names.nonlocals.values()):
+                    look(value)
+
+        look(fn)
+        return list(found.values())
+
+    def build(self) -> Blueprint:
+        """The blueprint; computed at the first call, after which nothing more can be declared."""
+        if self._blueprint is None:
+            for node in list(self.graph.nodes):
+                if not getattr(node, "ports", True):
+                    raise TopologyError(f"{node.name}: nobody takes the window's results; add .final() or .updates()")
+            declared = {name: topic.spec for name, topic in self.topics.items()}
+            self._blueprint = draw_blueprint(self.name, self.version, self.graph, declared)
+        return self._blueprint
+
+    def task_of(self, topic: str, partition: int) -> str:
+        """The task that reads a partition of a topic."""
+        for subtopology in self.build().subtopologies:
+            if any(node.reads is not None and node.reads.name == topic for node in subtopology.nodes):
+                return subtopology.task_id(partition)
+        raise TopologyError(f"no task reads {topic}")
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+__all__ = ["App", "Running", "TableView"]

@@ -1,0 +1,66 @@
+"""The blueprint: everything that a worker needs to know of an app, computed once from its graph.
+
+What must live here: topics to create, tasks to run, the topology record.  What must not: running anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from streams.core.graph import Graph, Subtopology
+from streams.core.log import TopicSpec
+from streams.core.topology import StoreRecord, TopologyRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """An app as a plan.
+
+    topics: everything to create on the log, changelogs included.  upstream_tasks: who writes watermarks into which
+    repartition topic.
+    """
+
+    app: str
+    subtopologies: Sequence[Subtopology]
+    topics: Mapping[str, TopicSpec]
+    upstream_tasks: Mapping[str, Sequence[str]]
+    record: TopologyRecord
+
+    @property
+    def partitions(self) -> dict[str, int]:
+        return {name: spec.partitions for name, spec in self.topics.items()}
+
+    def subtopology_of_task(self, task: str) -> tuple[Subtopology, int]:
+        """The subtopology and partition of a task id."""
+        name, _, partition = task.rpartition("-")
+        return next(each for each in self.subtopologies if each.name == name), int(partition)
+
+    @property
+    def tasks(self) -> list[str]:
+        return [task for each in self.subtopologies for task in each.task_ids]
+
+
+def changelog_topic(app: str, state: str) -> str:
+    return f"{app}.{state}.changelog"
+
+
+def draw_blueprint(app: str, version: int, graph: Graph, declared: Mapping[str, TopicSpec]) -> Blueprint:
+    """Compute the blueprint.  ``declared``: topics of the app that no node reads or writes."""
+    subtopologies = graph.subtopologies()
+    topics = {**declared, **graph.topics()}
+    stores: dict[str, StoreRecord] = {}
+    for each in subtopologies:
+        for state in each.states.values():
+            stores[state.name] = StoreRecord(each.name, state.fingerprint, state.schema)
+            name = changelog_topic(app, state.name)
+            topics[name] = TopicSpec(name, each.partitions, "changelog", compact=True)
+    record = TopologyRecord(
+        app=app,
+        version=version,
+        partitions={each.name: each.partitions for each in subtopologies},
+        stores=stores,
+        internal_topics={spec.name: spec.partitions for spec in topics.values() if spec.kind == "repartition"},
+        slots=[task for each in subtopologies for task in each.task_ids],
+    )
+    return Blueprint(app, subtopologies, topics, graph.upstream_tasks(), record)

@@ -1,0 +1,56 @@
+"""Names for what the user didn't name: derived from what the code says, never from its order.
+
+``key_by(lambda f: f.carrier)`` on the topic departures becomes ``departures.by-carrier``: the same name however the
+rest of the app is edited.  Two operators that would get the same name are refused; then one of them wants a ``name=``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from streams.errors import ConfigurationError, TopologyError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,200}")
+
+
+def check_name(name: str, what: str) -> str:
+    """``name``, if it may name a topic, table, agent or app on every log; raises ConfigurationError."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"{name!r} can't name {what}: use letters, digits, '.', '_', '+' and '-', at most 200, and begin with a "
+            f"letter or digit"
+        )
+    return name
+
+
+def function_label(fn: Callable[..., Any], fallback: str) -> str:
+    """A short name for a function: its own, or for a lambda the attributes and items that it reads."""
+    name = getattr(fn, "__name__", "")
+    if name and name != "<lambda>":
+        return re.sub(r"[^A-Za-z0-9_-]", "-", name).strip("-") or fallback
+    code = getattr(fn, "__code__", None)
+    if code is None:
+        return fallback
+    words = [*code.co_names, *(const for const in code.co_consts if isinstance(const, str))]
+    label = "-".join(re.sub(r"[^A-Za-z0-9_]", "", word) for word in words)
+    return label or fallback
+
+
+class Names:
+    """The names of an app's states and internal topics, each given once."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, str] = {}
+
+    def take(self, name: str, what: str) -> str:
+        """Register ``name``; raises TopologyError when something else has it."""
+        check_name(name, what)
+        known = self._taken.get(name)
+        if known is not None:
+            raise TopologyError(
+                f"{what} would be called {name!r}, as {known} already is; give one of them a name= of its own"
+            )
+        self._taken[name] = what
+        return name

@@ -1,0 +1,514 @@
+"""Streams: the pipeline that users write.
+
+Each method adds an operator to the app's graph and returns the stream behind it.  A stream knows the type of its
+values as far as it was declared, since what crosses the log must be written and read again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints, overload
+
+from streams.core.duration import Duration, parse_duration_ms
+from streams.core.graph import Node
+from streams.core.log import TopicSpec
+from streams.core.policy import ErrorPolicy
+from streams.core.state import StateSpec
+from streams.core.window import Windows
+from streams.dsl.agg import Aggregation, Aggregator, Single, count, reduce
+from streams.dsl.codec import Codec, value_codec
+from streams.dsl.keys import key_codec
+from streams.dsl.naming import function_label
+from streams.dsl.table import Table
+from streams.dsl.topic import Topic
+from streams.errors import ConfigurationError, TopologyError
+from streams.operators.aggregate import Aggregate, WindowAggregate, WindowPort
+from streams.operators.batching import Batching, batching_state
+from streams.operators.branch import Merge
+from streams.operators.dedupe import Dedupe, dedupe_state
+from streams.operators.map import Filter, FlatMap, Items, Map, Peek
+from streams.operators.process import Process, ProcessContext
+from streams.operators.sink import Repartition, Sink
+from streams.operators.source import Source
+from streams.operators.table import TableJoin, TableWriter
+
+if TYPE_CHECKING:
+    from streams.dsl.app import App
+
+K = TypeVar("K")
+V = TypeVar("V")
+W = TypeVar("W")
+R = TypeVar("R")
+S = TypeVar("S")
+K2 = TypeVar("K2")
+
+
+class Unknown:
+    """The type of values that nobody declared."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stream(Generic[K, V]):
+    """Values of type V under keys of type K, partitioned by key.  Made by ``App.stream``; immutable.
+
+    label: the last name the user gave upstream; what unnamed operators derive theirs from.
+    """
+
+    app: App
+    node: Node
+    label: str
+    partitions: int
+    keys: Codec[K]
+    type: Any
+    policy: ErrorPolicy
+    key_fn: Callable[[V], K] | None = None
+
+    # ── one record at a time ──────────────────────────────────────────────────────────────────────────────────────
+
+    def map(self, fn: Callable[[V], W], *, value: Any = Unknown) -> Stream[K, W]:
+        """Each value becomes ``fn(value)``.  ``value``: the result's type, where it isn't annotated."""
+        node = Map(name=self._operator("map", fn), upstream=(self.node,), policy=self.policy, fn=fn)
+        return self._then(node, type=_returned(fn) if value is Unknown else value, key_fn=None)
+
+    def filter(self, predicate: Callable[[V], object]) -> Stream[K, V]:
+        """Only the values for which ``predicate`` is true."""
+        name = self._operator("filter", predicate)
+        return self._then(Filter(name=name, upstream=(self.node,), policy=self.policy, predicate=predicate))
+
+    def flat_map(self, fn: Callable[[V], Iterable[W]], *, value: Any = Unknown) -> Stream[K, W]:
+        """Each value becomes the values of ``fn(value)``, none, one or many, in order."""
+        node = FlatMap(name=self._operator("flat_map", fn), upstream=(self.node,), policy=self.policy, fn=fn)
+        return self._then(node, type=value, key_fn=None)
+
+    def peek(self, fn: Callable[[V], object]) -> Stream[K, V]:
+        """Calls ``fn`` with each value, for an effect outside: at least once, more often after a crash."""
+        return self._then(Peek(name=self._operator("peek", fn), upstream=(self.node,), policy=self.policy, fn=fn))
+
+    def items(self) -> Stream[K, tuple[K, V]]:
+        """Each value becomes the pair (key, value)."""
+        node = Items(
+            name=f"{self.label}: items", upstream=(self.node,), policy=self.policy, decode_key=self.keys.decode
+        )
+        return self._then(node, type=Unknown, key_fn=None)
+
+    # ── routing ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @overload
+    def key_by(
+        self, fn: Callable[[V], K2], *, key: type[K2], value: Any = ..., partitions: int | None = ..., name: str = ...
+    ) -> Stream[K2, V]: ...
+    @overload
+    def key_by(
+        self, fn: Callable[[V], K2], *, value: Any = ..., partitions: int | None = ..., name: str = ...
+    ) -> Stream[K2, V]: ...
+    def key_by(
+        self,
+        fn: Callable[[V], Any],
+        *,
+        key: Any = None,
+        value: Any = Unknown,
+        partitions: int | None = None,
+        name: str = "",
+    ) -> Stream[Any, V]:
+        """Give each value the key ``fn(value)`` and bring values of one key together in one task.
+
+        Goes through an internal topic on the log, exactly once.  ``key``: its type, str by default or as annotated;
+        ``value``: the type of the values, where it isn't known; ``partitions``: the app's by default.
+        """
+        keys = key_codec(key if key is not None else _returned(fn, None))
+        known = self.type if value is Unknown else value
+        values = _writable(known, f"key_by on {self.label}")
+        label = name or f"{self.label}.by-{function_label(fn, 'key')}"
+        topic = TopicSpec(
+            self.app.internal(label, "repartition", f"the key_by on {self.label}"),
+            partitions or self.app.partitions,
+            "repartition",
+        )
+        self.app.add(
+            Repartition(
+                name=f"{label}: key_by",
+                upstream=(self.node,),
+                policy=self.policy,
+                topic=topic,
+                key=fn,
+                encode_key=keys.encode,
+                encode=values.encode,
+            )
+        )
+        source = Source(name=label, policy=self.policy, topic=topic, decode=values.decode)
+        self.app.add(source)
+        kept = known if known is not Unknown else None
+        return Stream(self.app, source, label, topic.partitions, keys, kept, self.policy, fn)
+
+    def branch(self, **predicates: Callable[[V], object]) -> dict[str, Stream[K, V]]:
+        """One stream a predicate; each value goes to the first that is true for it, or to ``"rest"`` if none is."""
+        if "rest" in predicates:
+            raise ConfigurationError("branch: 'rest' is the branch of what no predicate takes; name yours otherwise")
+        branches: dict[str, Stream[K, V]] = {}
+        rest = self
+        for name, predicate in predicates.items():
+            branches[name] = rest.filter(predicate)
+            rest = rest.filter(_negated(predicate))
+        branches["rest"] = rest
+        return branches
+
+    def merge(self, *others: Stream[K, V]) -> Stream[K, V]:
+        """The values of all of them.  Each must have the same key type and number of partitions."""
+        streams = (self, *others)
+        for other in others:
+            if (other.partitions, other.keys.schema) != (self.partitions, self.keys.schema):
+                raise TopologyError(
+                    f"merge: {self.label} has {self.partitions} partitions by {self.keys.name} and {other.label} "
+                    f"{other.partitions} by {other.keys.name}; put a key_by in front of one"
+                )
+        label = "+".join(sorted({stream.label for stream in streams}))
+        node = Merge(name=f"{label}: merge", upstream=tuple(stream.node for stream in streams), policy=self.policy)
+        same = all(stream.type == self.type for stream in streams)
+        return self._then(node, type=self.type if same else Unknown, label=label, key_fn=None)
+
+    def named(self, name: str) -> Stream[K, V]:
+        """The same stream, under a name that later operators derive theirs from."""
+        return dataclasses.replace(self, label=name)
+
+    def to(self, topic: Topic[Any, Any] | str) -> None:
+        """Write the values to a topic, in the commit of the task; a None is written as a tombstone."""
+        target = self.app.topic(topic, key=self.keys, value=self._plain()) if isinstance(topic, str) else topic
+        recode = None
+        if target.key_codec.schema != self.keys.schema:
+            decode, encode = self.keys.decode, target.key_codec.encode
+
+            def recode(key: bytes) -> bytes:
+                return encode(decode(key))
+
+        self.app.add(
+            Sink(
+                name=f"{self.label}: to {target.name}",
+                upstream=(self.node,),
+                policy=self.policy,
+                topic=target.spec,
+                encode=target.value_codec.encode,
+                recode_key=recode,
+            )
+        )
+
+    def _plain(self) -> Any:
+        return None if self.type is Unknown else self.type
+
+    def _value_type(self) -> Any:
+        return Any if self.type is Unknown or self.type is None else self.type
+
+    # ── state ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def aggregate(self, *, name: str = "", **aggregations: Aggregation[Any]) -> Aggregated[K, dict[str, Any]]:
+        """Fold the values of each key: ``aggregate(n=agg.count(), worst=agg.max("delay"))``."""
+        return self._aggregate(Aggregator(aggregations, self._value_type()), name)
+
+    def count(self, *, name: str = "") -> Aggregated[K, int]:
+        """How many values each key had."""
+        return self._aggregate(Single(count()), name)
+
+    def reduce(self, fn: Callable[[V, V], V], *, name: str = "") -> Aggregated[K, V]:
+        """Fold the values of each key with ``fn(so far, value)``, beginning with the first."""
+        return self._aggregate(Single(reduce(fn, type=self._plain()), self._value_type()), name)
+
+    def _aggregate(self, fold: Any, name: str) -> Aggregated[K, Any]:
+        state_name = self.app.state_name(name or f"{self.label}.{'count' if isinstance(fold, Single) else 'aggregate'}")
+        state = StateSpec(state_name, "keyed", fold.encode, fold.decode, f"aggregate/1/{fold.name}")
+        node = Aggregate(name=state_name, upstream=(self.node,), policy=self.policy, state=state, fold=fold)
+        return Aggregated(self, self._then(node, type=Unknown, label=state_name, key_fn=None), state, fold)
+
+    def window(self, windows: Windows, *, grace: Duration = 0) -> Windowed[K, V]:
+        """Group by window as well: ``tumbling("1h")``, ``hopping("1h", "10m")``.
+
+        A window takes records until the watermark is ``grace`` behind its end.
+        """
+        return Windowed(self, windows, parse_duration_ms(grace, "grace"))
+
+    def dedupe(self, key: Callable[[V], Any] | None = None, *, within: Duration, name: str = "") -> Stream[K, V]:
+        """Of values with the same ``key(value)`` only the first within a span of event time.
+
+        Without ``key`` the whole encoded value counts.  Works within a partition: equal values need equal keys.
+        """
+        values = _writable(self.type, f"dedupe on {self.label}")
+        state = dedupe_state(self.app.state_name(name or f"{self.label}.dedupe"))
+        node = Dedupe(
+            name=state.name,
+            upstream=(self.node,),
+            policy=self.policy,
+            state=state,
+            id_of=values.encode if key is None else _identity(key),
+            within_ms=parse_duration_ms(within, "within"),
+        )
+        return self._then(node)
+
+    def batch(self, count: int, *, within: Duration | None = None, name: str = "") -> Stream[K, list[V]]:
+        """Lists of ``count`` values of a partition, or fewer once the first has waited ``within`` (wall-clock time)."""
+        if count < 1:
+            raise ConfigurationError(f"batch({count}): a batch holds at least one value")
+        values = _writable(self.type, f"batch on {self.label}")
+        state_name = self.app.state_name(name or f"{self.label}.batch")
+        node = Batching(
+            name=state_name,
+            upstream=(self.node,),
+            policy=self.policy,
+            state=batching_state(state_name, values.encode, values.decode, values.fingerprint),
+            count=count,
+            within_ms=None if within is None else parse_duration_ms(within, "within"),
+        )
+        kept = list if self.type in (Unknown, None) else list[self.type]  # type: ignore[name-defined]
+        return self._then(node, type=kept, key_fn=None)
+
+    def process(
+        self, *, state: Callable[[], S] | type[S], name: str = "", value: Any = Unknown
+    ) -> ProcessDecorator[K, V, S]:
+        """Decorate ``fn(value, state, ctx)``: state per key, timers, and ``ctx.emit`` for what goes on.
+
+        ``state``: a type made without arguments; one that equals a fresh one isn't stored.  ``value``: the type of
+        what is emitted.
+        """
+        return ProcessDecorator(self, state, name, value)
+
+    # ── tables ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def join(
+        self, table: Table[K, W], fn: Callable[[V, Any], R] | None = None, *, how: str = "inner", value: Any = Unknown
+    ) -> Stream[K, Any]:
+        """Pair each value with the table's row of its key: (value, row), or ``fn(value, row)``.
+
+        ``how="left"`` keeps values without a row and pairs them with None.
+        """
+        if how not in ("inner", "left"):
+            raise ConfigurationError(f"join with a table is 'inner' or 'left', not {how!r}")
+        recode = None
+        if table.key_codec.schema != self.keys.schema:
+            decode, encode = self.keys.decode, table.key_codec.encode
+
+            def recode(key: bytes) -> bytes:
+                return encode(decode(key))
+
+        node = TableJoin(
+            name=f"{self.label}: join {table.name}",
+            upstream=(self.node,),
+            policy=self.policy,
+            state=table.state,
+            recode_key=recode,
+            inner=how == "inner",
+            join=fn if fn is not None else _pair,
+        )
+        returned = _returned(fn) if fn is not None and value is Unknown else value
+        return self._then(node, type=returned, key_fn=None)
+
+    def to_table(self, table: Table[K, V]) -> Stream[K, V]:
+        """Keep the last value of each key in ``table``; None deletes.  Returns the changes."""
+        if table.key_codec.schema != self.keys.schema:
+            raise TopologyError(
+                f"to_table: {self.label} has keys as {self.keys.name} and table {table.name} as {table.key_codec.name}"
+            )
+        node = TableWriter(
+            name=f"{self.label}: to table {table.name}", upstream=(self.node,), policy=self.policy, state=table.state
+        )
+        return self._then(node)
+
+    # ── inner ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _operator(self, kind: str, fn: Callable[..., Any]) -> str:
+        return f"{self.label}: {kind} {function_label(fn, 'function')}"
+
+    def _then(self, node: Node, **changes: Any) -> Stream[Any, Any]:
+        self.app.add(node)
+        return dataclasses.replace(self, node=node, **changes)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Aggregated(Generic[K, R]):
+    """What an aggregate knows by key.  Take it as a stream of ``updates``, or read it as a ``table``."""
+
+    source: Stream[K, Any]
+    stream: Stream[K, R]
+    state: StateSpec
+    fold: Any
+
+    def updates(self) -> Stream[K, R]:
+        """The key's result after each record."""
+        return self.stream
+
+    def to(self, topic: Topic[Any, Any] | str) -> None:
+        """``updates().to(topic)``."""
+        self.stream.to(topic)
+
+    def table(self) -> Table[K, R]:
+        """The results by key, to be read from outside with ``await``."""
+        return self.source.app.view(self.state, self.source.keys, self.fold.result)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Windowed(Generic[K, V]):
+    """A stream with windows, waiting for its aggregate."""
+
+    source: Stream[K, V]
+    windows: Windows
+    grace_ms: int
+
+    def aggregate(self, *, name: str = "", **aggregations: Aggregation[Any]) -> WindowedAggregated[K, V]:
+        """Fold the values of each key in each window; the results are dicts with window_start and window_end (ms)."""
+        source = self.source
+        fold = Aggregator(aggregations, source._value_type())
+        state_name = source.app.state_name(name or f"{source.label}.{self.windows.label}")
+        fingerprint = f"window/1/{self.windows.size_ms}/{self.windows.step_ms}/{fold.name}"
+        node = WindowAggregate(
+            name=state_name,
+            upstream=(source.node,),
+            policy=source.policy,
+            state=StateSpec(state_name, "windowed", fold.encode, fold.decode, fingerprint),
+            fold=fold,
+            windows=self.windows,
+            grace_ms=self.grace_ms,
+            wrap=_with_window,
+            ports=set(),
+        )
+        source.app.add(node)
+        return WindowedAggregated(source, node, state_name)
+
+    def count(self, *, name: str = "") -> WindowedAggregated[K, V]:
+        """How many values each key had in each window, as ``count``."""
+        return self.aggregate(name=name, count=count())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class WindowedAggregated(Generic[K, V]):
+    """A windowed aggregate.  Take ``final()``, ``updates()``, or both; and ``late`` for what came too late."""
+
+    source: Stream[K, V]
+    node: WindowAggregate
+    label: str
+
+    def final(self) -> Stream[K, dict[str, Any]]:
+        """Each window's result once, when it closes."""
+        return self._port("final", Unknown)
+
+    def updates(self) -> Stream[K, dict[str, Any]]:
+        """The window's result after each record."""
+        return self._port("updates", Unknown)
+
+    @property
+    def late(self) -> Stream[K, V]:
+        """The values that came after their window had closed."""
+        return self._port("late", self.source.type)
+
+    def _port(self, kind: str, value_type: Any) -> Stream[K, Any]:
+        self.node.ports.add(kind)
+        node = WindowPort(name=f"{self.label}: {kind}", upstream=(self.node,), policy=self.source.policy, kind=kind)
+        self.source.app.add(node)
+        label = self.label if kind != "late" else f"{self.label}.late"
+        return dataclasses.replace(self.source, node=node, label=label, type=value_type, key_fn=None)
+
+
+class ProcessDecorator(Generic[K, V, S]):
+    """``stream.process(state=…)``: decorates the function."""
+
+    def __init__(self, source: Stream[K, V], state: Callable[[], S], name: str, value: Any) -> None:
+        self._source = source
+        self._state = state
+        self._name = name
+        self._value = value
+
+    def __call__(self, fn: Callable[[V, S, ProcessContext], Any]) -> Processed[K, S]:
+        source = self._source
+        values: Codec[S] = value_codec(self._state)
+        state_name = source.app.state_name(self._name or fn.__name__)
+        handlers: dict[str, Callable[[S, ProcessContext], Any]] = {}
+        node = Process(
+            name=state_name,
+            upstream=(source.node,),
+            policy=source.policy,
+            fn=fn,
+            on_timer=handlers,
+            state=StateSpec(
+                state_name, "keyed", values.encode, values.decode, f"process/1/{values.name}", values.schema
+            ),
+            initial=self._state,
+            decode_key=source.keys.decode,
+            tables=source.app.tables_of(fn),
+        )
+        return Processed(source._then(node, type=self._value, label=state_name, key_fn=None), handlers)
+
+
+class Processed(Generic[K, S]):
+    """A ``process`` function in the graph.  ``stream`` carries what it emits."""
+
+    def __init__(self, stream: Stream[K, Any], handlers: dict[str, Callable[[S, ProcessContext], Any]]) -> None:
+        self.stream = stream
+        self._handlers = handlers
+
+    def on_timer(self, name: str) -> Callable[[Callable[[S, ProcessContext], R]], Callable[[S, ProcessContext], R]]:
+        """Decorate ``fn(state, ctx)``, called when the timer ``name`` of a key is due."""
+
+        def decorate(fn: Callable[[S, ProcessContext], R]) -> Callable[[S, ProcessContext], R]:
+            self._handlers[name] = fn
+            return fn
+
+        return decorate
+
+    def to(self, topic: Topic[Any, Any] | str) -> None:
+        """Write what is emitted to a topic."""
+        self.stream.to(topic)
+
+
+def _returned(fn: Callable[..., Any], otherwise: Any = Unknown) -> Any:
+    """The annotated return type of a function; a class returns itself."""
+    if inspect.isclass(fn):
+        return fn
+    try:
+        return get_type_hints(fn).get("return", otherwise)
+    except (NameError, TypeError):
+        return otherwise
+
+
+def _negated(predicate: Callable[[V], object]) -> Callable[[V], bool]:
+    def negated(value: V) -> bool:
+        return not predicate(value)
+
+    negated.__name__ = f"not-{function_label(predicate, 'function')}"
+    return negated
+
+
+def _pair(value: Any, row: Any) -> tuple[Any, Any]:
+    return value, row
+
+
+def _with_window(result: dict[str, Any], start: int, end: int) -> dict[str, Any]:
+    result["window_start"] = start
+    result["window_end"] = end
+    return result
+
+
+def _identity(key: Callable[[V], Any]) -> Callable[[V], bytes]:
+    encode = value_codec(None).encode
+
+    def identity(value: V) -> bytes:
+        return encode(key(value))
+
+    return identity
+
+
+_PLAIN = (dict, list, str, int, float, bool, type(None))
+
+
+def _writable(known: Any, what: str) -> Codec[Any]:
+    """The codec of a stream's values.  Of an undeclared type only what JSON gives back unchanged is let through."""
+    if known is not Unknown:
+        return value_codec(known)
+    plain = value_codec(None)
+    encode = plain.encode
+
+    def encode_plain(value: Any) -> bytes:
+        if type(value) not in _PLAIN:
+            raise TypeError(
+                f"{what}: a {type(value).__name__} would come back as plain JSON; declare the type with value="
+                f"{type(value).__name__}, or annotate what the function before it returns"
+            )
+        return encode(value)
+
+    return Codec(plain.name, plain.decode, encode_plain, plain.schema)

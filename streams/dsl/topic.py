@@ -1,0 +1,77 @@
+"""Topics as users declare them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from streams.core.log import TopicSpec
+from streams.core.record import Records
+from streams.core.watermark import MARK_HEADER, Mark, encode_mark
+from streams.dsl.codec import Codec
+from streams.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from streams.dsl.app import App
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Topic(Generic[K, V]):
+    """A named sequence of records on the app's log.  Made by ``App.topic``."""
+
+    def __init__(self, app: App, spec: TopicSpec, key_codec: Codec[K], value_codec: Codec[V], value_type: Any) -> None:
+        self.app = app
+        self.spec = spec
+        self.key_codec = key_codec
+        self.value_codec = value_codec
+        self.value_type = value_type
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def __repr__(self) -> str:
+        return f"Topic({self.name!r}, partitions={self.spec.partitions})"
+
+    async def send(self, value: V | None, *, key: K | None = None, timestamp: int | None = None) -> None:
+        """Append one record, outside of any task; returns once the log has it.
+
+        For start-up code, HTTP handlers and timers.  Inside an agent it is an external effect, which a re-run
+        repeats: there ``yield`` is the exactly-once way.  ``timestamp`` is in ms, now by default; None as value is a
+        tombstone.  Raises RuntimeError when the app isn't running.
+        """
+        await self.send_many([(key, value)], timestamp=timestamp)
+
+    async def send_many(self, items: list[tuple[K | None, V | None]], *, timestamp: int | None = None) -> None:
+        """As ``send``, for many (key, value) pairs in one write."""
+        running = self.app.running
+        at = running.now_ms() if timestamp is None else timestamp
+        await running.produce(self.spec, self.encode(items, [at] * len(items)))
+
+    async def send_watermark(self, time: int) -> None:
+        """Promise that no record with an event time below ``time`` (ms) will come: windows before it close.
+
+        Goes to every partition, in-band, as a record without key that readers of this project understand.
+        """
+        running = self.app.running
+        await running.produce_marks(self.spec, watermark_record(time, running.now_ms()))
+
+    def encode(self, items: list[tuple[K | None, V | None]], times: list[int]) -> Records:
+        """Columns of encoded records.  Raises ConfigurationError, naming the item, for what can't be encoded."""
+        keys: list[bytes | None] = []
+        values: list[bytes | None] = []
+        for key, value in items:
+            try:
+                keys.append(None if key is None else self.key_codec.encode(key))
+                values.append(None if value is None else self.value_codec.encode(value))
+            except (TypeError, ValueError) as error:
+                raise ConfigurationError(
+                    f"topic {self.name}: can't send {value!r:.80} under key {key!r}: {error}"
+                ) from error
+        return Records(keys, values, times)
+
+
+def watermark_record(time: int, now_ms: int) -> Records:
+    """A producer's watermark as a record."""
+    return Records([None], [encode_mark(Mark("", time))], [now_ms], [((MARK_HEADER, b""),)])

@@ -1,0 +1,119 @@
+"""Sinks: values are encoded and leave for a topic, in the commit of the task.
+
+``Sink`` writes to a topic of the app's log, ``Repartition`` to an internal one, with the key that it computes; what
+reads it on the other side is a source like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from streams.core.batch import Batch
+from streams.core.context import TaskContext
+from streams.core.graph import Emit, Processor
+from streams.core.log import TopicSpec
+from streams.core.mapping import map_batch
+from streams.core.outputs import RecordTooLarge
+from streams.operators.base import Operator
+
+
+def _encode_optional(encode: Callable[[Any], bytes]) -> Callable[[Any], bytes | None]:
+    """``encode`` for columns in which None is a tombstone."""
+
+    def encode_one(value: Any) -> bytes | None:
+        return None if value is None else encode(value)
+
+    return encode_one
+
+
+def _send(context: TaskContext, topic: str, batch: Batch, node: Operator) -> None:
+    """Send encoded values; what is too large for the log meets the policy."""
+    while True:
+        try:
+            context.send(topic, batch.keys, batch.values, batch.times)
+            return
+        except RecordTooLarge as error:
+            batch = context.failures.drop(batch, [(error.index, error)], node.name, node.policy)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sink(Operator):
+    """Writes to ``topic``; a value of None is written as a tombstone.
+
+    recode_key: the stream's key bytes to the topic's, where the two differ.
+    """
+
+    topic: TopicSpec
+    encode: Callable[[Any], bytes]
+    recode_key: Callable[[bytes], bytes] | None = None
+
+    @property
+    def writes(self) -> Sequence[TopicSpec]:
+        return (self.topic,)
+
+    def label(self) -> str:
+        return f"write {self.topic.name}"
+
+    def build(self, context: TaskContext, emit: Emit) -> Processor:
+        return _SinkWork(self, context)
+
+
+class _SinkWork:
+    def __init__(self, node: Sink, context: TaskContext) -> None:
+        self._node = node
+        self._context = context
+        self._encode_or_none = _encode_optional(node.encode)
+
+    def process(self, batch: Batch) -> None:
+        node = self._node
+        encode = self._encode_or_none if None in batch.values else node.encode
+        encoded, failed = map_batch(encode, batch.values)
+        out = batch.with_values(encoded)
+        if failed:
+            out = self._context.failures.drop(out, failed, node.name, node.policy)
+        if node.recode_key is not None:
+            keys = [None if key is None else node.recode_key(key) for key in out.keys]
+            out = Batch(keys, out.values, out.times, out.rows, out.origin)
+        if out.values:
+            _send(self._context, node.topic.name, out, node)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Repartition(Operator):
+    """Writes to the internal ``topic`` under the key that ``key`` computes of each value."""
+
+    topic: TopicSpec
+    key: Callable[[Any], Any]
+    encode_key: Callable[[Any], bytes]
+    encode: Callable[[Any], bytes]
+
+    @property
+    def writes(self) -> Sequence[TopicSpec]:
+        return (self.topic,)
+
+    def label(self) -> str:
+        return f"key_by → {self.topic.name}"
+
+    def build(self, context: TaskContext, emit: Emit) -> Processor:
+        encode, encode_key, key = self.encode, self.encode_key, self.key
+
+        def work(batch: Batch) -> None:
+            keys, failed = map_batch(lambda value: encode_key(key(value)), batch.values)
+            keyed = Batch(keys, batch.values, batch.times, batch.rows, batch.origin)
+            if failed:
+                keyed = context.failures.drop(keyed, failed, self.name, self.policy)
+            encoded, failed = map_batch(encode, keyed.values)
+            out = keyed.with_values(encoded)
+            if failed:
+                out = context.failures.drop(out, failed, self.name, self.policy)
+            if out.values:
+                _send(context, self.topic.name, out, self)
+
+        return _Work(work)
+
+
+class _Work:
+    def __init__(self, work: Callable[[Batch], None]) -> None:
+        self.process = work

@@ -1,0 +1,101 @@
+"""Source: records of a topic come in, are decoded and get their event times.
+
+Whole batches are decoded when they are buffered; a record that can't be decoded meets the policy when its turn comes,
+so that its dead letter and its position are in one commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from streams.core.batch import Batch, Origin
+from streams.core.context import TaskContext
+from streams.core.duration import to_epoch_ms
+from streams.core.graph import Emit
+from streams.core.inputs import Decoded
+from streams.core.log import TopicSpec
+from streams.core.mapping import FAILED, decode_batch, map_batch
+from streams.core.record import Fetched
+from streams.operators.base import Operator
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Source(Operator):
+    """Reads ``topic``.
+
+    decode: bytes to value.  timestamp: value to event time, None takes the record's own.
+    on_lost: what to do when records were removed before they were read.
+    tombstones: True hands records without a value on as None (tables); else they are counted and left out.
+    """
+
+    topic: TopicSpec
+    decode: Callable[[bytes], Any]
+    timestamp: Callable[[Any], Any] | None = None
+    slack_ms: int = 0
+    idle_after_ms: int | None = None
+    timed: bool = True
+    tombstones: bool = False
+    on_lost: Literal["fail", "earliest"] = "fail"
+
+    @property
+    def reads(self) -> TopicSpec:
+        return self.topic
+
+    @property
+    def writes(self) -> Sequence[TopicSpec]:
+        return (self.policy.dead_letters,) if self.policy.dead_letters is not None else ()
+
+    def label(self) -> str:
+        return f"read {self.topic.name}"
+
+    def build(self, context: TaskContext, emit: Emit) -> SourceWork:
+        return SourceWork(self, context, emit)
+
+
+class SourceWork:
+    """A source at work."""
+
+    def __init__(self, node: Source, context: TaskContext, emit: Emit) -> None:
+        self._node = node
+        self._context = context
+        self.process = emit
+
+    def decode(self, fetched: Fetched, first: int, end: int) -> Decoded:
+        node, records = self._node, fetched.records
+        keys, raw, times = records.keys, records.values, records.timestamps
+        rows: Sequence[int] = range(first, end)
+        if first or end < len(raw):
+            keys, raw, times = keys[first:end], raw[first:end], times[first:end]
+        values, failed = decode_batch(node.decode, raw)
+        failures = [(first + index, error, "decode") for index, error in failed]
+        if failures:
+            keys, values, times, rows = _keep(keys, values, times, rows, [value is not FAILED for value in values])
+        if not node.tombstones and None in raw:
+            before = len(values)
+            keys, values, times, rows = _keep(keys, values, times, rows, [raw[row - first] is not None for row in rows])
+            self._context.count("tombstones", before - len(values))
+        if node.timestamp is not None:
+            found, failed = map_batch(_event_time, [node.timestamp] * len(values), values)
+            times = found
+            if failed:
+                failures += [(rows[index], error, "timestamp") for index, error in failed]
+                failures.sort(key=lambda failure: failure[0])
+                keys, values, times, rows = _keep(keys, values, times, rows, [time is not FAILED for time in found])
+        return Decoded(keys, values, times, rows, failures)
+
+    def failed(self, origin: Origin, failures: Sequence[tuple[int, Exception, str]]) -> None:
+        for row, error, operator in failures:
+            self._context.failures.handle(origin, row, error, f"{self._node.topic.name}: {operator}", self._node.policy)
+
+
+def _event_time(extract: Callable[[Any], Any], value: Any) -> int:
+    return to_epoch_ms(extract(value))
+
+
+def _keep(
+    keys: list[bytes | None], values: list[Any], times: list[int], rows: Sequence[int], mask: Sequence[bool]
+) -> tuple[list[bytes | None], list[Any], list[int], Sequence[int]]:
+    kept = Batch(keys, values, times, rows, None).select(mask)
+    return kept.keys, kept.values, kept.times, kept.rows

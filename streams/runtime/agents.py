@@ -1,0 +1,323 @@
+"""Running agents: the user's coroutines over the mail of one task.
+
+    mail ──▶ lanes (by key, so that events of one key never overlap) ──▶ async for … yield ──▶ results
+
+A lane is one run of the agent's function.  The task waits until every lane has asked for its next event: that is the
+barrier before a commit, and it has a deadline.  What an event changed is taken back when the agent raises and the
+stream's policy goes on, or when somebody asked: then the error is the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import msgspec
+
+from streams.core.batch import Batch, Origin
+from streams.core.context import Ambient, ambient
+from streams.core.mapping import describe_failure
+from streams.errors import AgentStuck
+from streams.operators.agent import REQUEST_HEADER, AgentWork, Reply, Request, decode_request
+
+REMEMBERED_REQUESTS = 10_000
+"""How many answered requests a task remembers for each agent."""
+
+_plain = msgspec.msgpack.Encoder(enc_hook=lambda value: msgspec.to_builtins(value))
+_unplain = msgspec.msgpack.Decoder()
+
+
+class AgentRunner:
+    """Runs one agent of one task."""
+
+    def __init__(self, work: AgentWork, barrier_timeout_ms: int) -> None:
+        self.work = work
+        self.replies: list[tuple[Request, Reply]] = []
+        self._barrier_timeout_s = barrier_timeout_ms / 1000
+        self._lanes = [_Lane(self) for _ in range(work.node.concurrency)]
+        self._memory = _Memory(work)
+
+    async def run(self) -> None:
+        """Hand the waiting mail to the agent; returns when it has asked for more on every lane.
+
+        Raises what the policy lets through, and AgentStuck after the deadline.
+        """
+        mail, self.work.mail = self.work.mail, []
+        for batch in mail:
+            await self._run(batch)
+
+    async def _run(self, batch: Batch) -> None:
+        origin = batch.origin
+        headers = origin.fetched.records.headers if origin is not None else None
+        requests: list[Request | None] | None = None
+        if headers is not None:
+            requests = [_request(headers[row]) for row in batch.rows]
+            batch, requests = self._answer_known(batch, requests)
+        if not batch.values:
+            return
+        lanes = self._deal(batch)
+        for lane, indexes in lanes:
+            lane.give(batch, indexes, requests)
+        try:
+            async with asyncio.timeout(self._barrier_timeout_s):
+                for lane, _ in lanes:
+                    await lane.finished()
+        except TimeoutError:
+            stuck = next(lane for lane, _ in lanes if lane.busy)
+            raise AgentStuck(stuck.describe(self._barrier_timeout_s)) from None
+        self._collect(batch, lanes)
+
+    def _deal(self, batch: Batch) -> list[tuple[_Lane, Sequence[int]]]:
+        if len(self._lanes) == 1:
+            return [(self._lanes[0], range(len(batch)))]
+        dealt: list[list[int]] = [[] for _ in self._lanes]
+        for index, key in enumerate(batch.keys):
+            dealt[hash(key) % len(dealt)].append(index)
+        return [(lane, indexes) for lane, indexes in zip(self._lanes, dealt, strict=True) if indexes]
+
+    def _collect(self, batch: Batch, lanes: list[tuple[_Lane, Sequence[int]]]) -> None:
+        indexes: list[int] = []
+        values: list[Any] = []
+        for lane, _ in lanes:
+            indexes.extend(lane.made_by)
+            values.extend(lane.made)
+            for request, reply in lane.answers:
+                self._memory.keep(request, reply)
+                self.replies.append((request, reply))
+        if values:
+            made = Batch(
+                [batch.keys[i] for i in indexes],
+                values,
+                [batch.times[i] for i in indexes],
+                [batch.rows[i] for i in indexes],
+                batch.origin,
+            )
+            self.work.emit(made)
+
+    def _answer_known(self, batch: Batch, requests: list[Request | None]) -> tuple[Batch, list[Request | None]]:
+        """Leave out what was answered before: a request that came twice gets the same answer."""
+        fresh = []
+        for request in requests:
+            known = self._memory.recall(request) if request is not None else None
+            if known is not None and request is not None:
+                self.replies.append((request, known))
+            fresh.append(known is None)
+        if all(fresh):
+            return batch, requests
+        return batch.select(fresh), [request for request, keep in zip(requests, fresh, strict=True) if keep]
+
+    def take_replies(self) -> list[tuple[Request, Reply]]:
+        """The answers that may leave once the commit has succeeded."""
+        replies, self.replies = self.replies, []
+        return replies
+
+    async def close(self) -> None:
+        for lane in self._lanes:
+            await lane.close()
+
+
+class _Lane:
+    """One run of the agent's function, and what it made of the events given to it."""
+
+    def __init__(self, runner: AgentRunner) -> None:
+        self._runner = runner
+        self._work = runner.work
+        self._task: asyncio.Task[None] | None = None
+        self._given: asyncio.Future[None] | None = None
+        self._done: asyncio.Future[None] | None = None
+        self._events: deque[int] = deque()
+        self._batch: Batch | None = None
+        self._requests: list[Request | None] | None = None
+        self._current: int | None = None
+        self._kept = 0
+        self._here = Ambient(runner.work.context)
+        self.made: list[Any] = []
+        self.made_by: list[int] = []
+        self.answers: list[tuple[Request, Reply]] = []
+
+    @property
+    def busy(self) -> bool:
+        return self._done is not None and not self._done.done()
+
+    def give(self, batch: Batch, indexes: Sequence[int], requests: list[Request | None] | None) -> None:
+        """Start on the events of a batch."""
+        loop = asyncio.get_running_loop()
+        self._batch, self._requests = batch, requests
+        self._events = deque(indexes)
+        self.made, self.made_by, self.answers = [], [], []
+        undoable = self._work.node.policy.action != "fail" or requests is not None
+        self._here.journal = [] if undoable else None
+        self._here.origin = batch.origin
+        self._done = loop.create_future()
+        if self._task is None:
+            self._task = loop.create_task(self._live())
+        elif self._given is not None and not self._given.done():
+            self._given.set_result(None)
+
+    async def finished(self) -> None:
+        """Wait until every event given was handled."""
+        assert self._done is not None
+        await asyncio.shield(self._done)
+
+    async def _live(self) -> None:
+        ambient.set(self._here)
+        try:
+            while True:
+                await self._once()
+        except Exception as error:
+            if self._done is not None and not self._done.done():
+                self._done.set_exception(error)
+
+    async def _once(self) -> None:
+        """Run the agent's function until it ends; whatever it raises meets the policy, and it is run again."""
+        events = self._feed()
+        try:
+            running = self._work.node.fn(events)
+            if inspect.isasyncgen(running):
+                made, made_by = self._made, self._made_by_current
+                async for result in running:
+                    made(result)
+                    made_by()
+            else:
+                await running
+        except Exception as error:
+            self._failed(error)
+            return
+        finally:
+            await events.aclose()
+        if self._current is not None or self._events:
+            self._failed(RuntimeError("the agent returned before its events were done; loop `async for` over them"))
+            return
+        raise RuntimeError(f"agent {self._work.node.name} returned; loop over its events with `async for`")
+
+    def _made(self, result: Any) -> None:
+        self.made.append(result)
+
+    def _made_by_current(self) -> None:
+        assert self._current is not None
+        self.made_by.append(self._current)
+
+    async def _feed(self) -> AsyncGenerator[Any, None]:
+        here = self._here
+        while True:
+            batch = self._batch
+            while self._events:
+                assert batch is not None
+                self._current = index = self._events.popleft()
+                here.row = batch.rows[index]
+                here.calls = 0
+                if self._requests is not None:
+                    request = self._requests[index]
+                    here.chain = request.chain if request is not None else ()
+                self._kept = len(self.made)
+                yield batch.values[index]
+                self._handled()
+            self._current = None
+            self._given = asyncio.get_running_loop().create_future()
+            if self._done is not None and not self._done.done():
+                self._done.set_result(None)
+            await self._given
+
+    def _handled(self) -> None:
+        """The agent has asked for its next event, so it is done with the current one."""
+        if self._here.journal is not None:
+            self._here.journal.clear()
+        if self._requests is not None and self._current is not None:
+            request = self._requests[self._current]
+            if request is not None:
+                self.answers.append((request, _reply(self.made[self._kept :])))
+
+    def _failed(self, error: Exception) -> None:
+        """Take the current event back; somebody who asked gets the error, else the policy decides."""
+        index, batch = self._current, self._batch
+        self._current = None
+        if index is None or batch is None:
+            raise error
+        if self._here.journal is None:
+            self._meet_policy(batch, index, error)
+            return
+        self._here.undo()
+        del self.made[self._kept :]
+        del self.made_by[self._kept :]
+        request = self._requests[index] if self._requests is not None else None
+        if request is not None and request.reply_to:
+            self.answers.append((request, Reply([], describe_failure(error))))
+        else:
+            self._meet_policy(batch, index, error)
+
+    def _meet_policy(self, batch: Batch, index: int, error: Exception) -> None:
+        node = self._work.node
+        self._work.context.failures.handle(batch.origin, batch.rows[index], error, f"agent {node.name}", node.policy)
+
+    def describe(self, deadline_s: float) -> str:
+        """Where a lane that doesn't come back stands."""
+        node, batch, index = self._work.node, self._batch, self._current
+        if batch is None or index is None:
+            return f"agent {node.name} didn't ask for an event within {deadline_s:g} s; loop `async for` over them"
+        key = batch.keys[index]
+        where = _where(batch.origin, batch.rows[index])
+        shown = node.decode_key(key) if key is not None else None
+        return (
+            f"agent {node.name} didn't return from its event with key {shown!r} at {where} within {deadline_s:g} s; "
+            f"nothing of it was committed; give its calls a time-out, or raise App(barrier_timeout=…)"
+        )
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):  # our own: the lane ends here
+                await self._task
+
+
+class _Memory:
+    """The last answered requests, in the task's state: a request that comes again gets the answer it got."""
+
+    def __init__(self, work: AgentWork) -> None:
+        self._state = work.requests
+        oldest = next(self._state.scan(b"n", b"o"), None)
+        self._oldest = int.from_bytes(oldest[0][1:], "big") if oldest is not None else 0
+        self._next = self._state.get(b"q") or 0
+
+    def recall(self, request: Request) -> Reply | None:
+        known = self._state.get(b"r" + request.id.encode())
+        return None if known is None else msgspec.convert(known, Reply)
+
+    def keep(self, request: Request, reply: Reply) -> None:
+        identity = b"r" + request.id.encode()
+        self._state.put(identity, msgspec.to_builtins(reply))
+        self._state.put(_numbered(self._next), request.id)
+        self._next += 1
+        self._state.put(b"q", self._next)
+        while self._next - self._oldest > REMEMBERED_REQUESTS:
+            forgotten = self._state.get(_numbered(self._oldest))
+            if forgotten is not None:
+                self._state.delete(b"r" + forgotten.encode())
+                self._state.delete(_numbered(self._oldest))
+            self._oldest += 1
+
+
+def _numbered(number: int) -> bytes:
+    return b"n" + number.to_bytes(8, "big")
+
+
+def _request(headers: tuple[tuple[str, bytes], ...] | None) -> Request | None:
+    for name, value in headers or ():
+        if name == REQUEST_HEADER:
+            return decode_request(value)
+    return None
+
+
+def _reply(values: list[Any]) -> Reply:
+    try:
+        plain = _unplain.decode(_plain.encode(values))
+    except (TypeError, ValueError) as error:
+        return Reply([], f"the reply can't be sent: {describe_failure(error)}")
+    return Reply(plain)
+
+
+def _where(origin: Origin | None, row: int) -> str:
+    return "no record" if origin is None else f"{origin.fetched.partition}@{origin.fetched.offsets[row]}"

@@ -1,0 +1,298 @@
+"""The driver: carries out the life of one task.
+
+    claim ──▶ restore ──▶ running ── commit ──▶ running ── stop ──▶ commit, released
+      ▲                      │  unknown outcome, log or store error, agent stuck
+      └──── closed dirty ◀───┘  fenced: another owner has it, so this one lets go
+
+What must live here: the order of effects around a claim and a commit.  What must not: what a commit contains
+(``core.task``), who should run the task (``runtime.membership``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from streams.core.batch import NEVER
+from streams.core.capability import GuaranteeName
+from streams.core.checkpoint import claimed, decode_checkpoint, encode_checkpoint
+from streams.core.graph import SourceNode, Subtopology
+from streams.core.log import Append, Commit, Log, Reader, TaskWriter
+from streams.core.record import TopicPartition
+from streams.core.recovery import InputFacts, resolve_inputs
+from streams.core.store import Store
+from streams.core.task import Captured, Plan, Task
+from streams.errors import AgentStuck, Fenced, RetryableError
+from streams.operators.agent import AgentWork
+from streams.runtime.agents import AgentRunner
+from streams.runtime.clock import Clock
+from streams.runtime.metrics import Metrics
+from streams.runtime.requests import Requests
+from streams.runtime.restore import Progress, restore
+from streams.runtime.stores import Stores
+
+logger = logging.getLogger("streams")
+
+MAX_WAIT_S = 0.2
+"""How long a task that has nothing to do waits at most before it looks at the clock."""
+TURN_S = 0.02
+"""How long a task works before it lets others run."""
+
+
+class Phase(Enum):
+    """Where a task is in its life."""
+
+    CLAIMING = "claiming"
+    RESTORING = "restoring"
+    RUNNING = "running"
+    RELEASED = "released"
+
+
+@dataclass(slots=True)
+class Services:
+    """What all drivers of a worker share."""
+
+    log: Log
+    stores: Stores
+    clock: Clock
+    plan: Plan
+    metrics: Metrics
+    requests: Requests
+    user_topics: frozenset[str]
+    topology_version: int
+    guarantee: GuaranteeName = "exactly_once"
+    commit_interval_s: float = 0.1
+    barrier_timeout_ms: int = 30_000
+    max_restarts: int = 5
+    progress: Progress = field(default=lambda task, done, total: None)
+
+
+class Driver:
+    """Runs one task until it is stopped, fenced, or fails for good."""
+
+    def __init__(self, services: Services, subtopology: Subtopology, partition: int, slot: int) -> None:
+        self.id = subtopology.task_id(partition)
+        self.phase = Phase.CLAIMING
+        self.task: Task | None = None
+        self.progress_at: float = 0.0
+        self._services = services
+        self._subtopology = subtopology
+        self._partition = partition
+        self._slot = slot
+        self._stopping = False
+        self._writer: TaskWriter | None = None
+        self._agents: list[AgentRunner] = []
+        self._commit_at: float | None = None
+        self._seen_counts: dict[str, int] = {}
+
+    def stop(self) -> None:
+        """Ask the task to commit and let go; ``run`` returns soon after."""
+        self._stopping = True
+
+    @property
+    def lag(self) -> int:
+        """Offsets between the committed positions and the ends of the inputs as last known."""
+        task = self.task
+        if task is None:
+            return 0
+        return sum(
+            each.position.distance(task.ends[each.partition]) for each in task.inputs if each.partition in task.ends
+        )
+
+    async def run(self) -> None:
+        """Live the task's life.  Returns when it was stopped or fenced; raises what can't be retried."""
+        restarts = 0
+        while not self._stopping:
+            committed_before = self._commits
+            try:
+                await self._live()
+                break
+            except Fenced as error:
+                logger.info("task %s: %s", self.id, error)
+                break
+            except RetryableError as error:
+                restarts = 0 if self._commits > committed_before + 1 else restarts + 1
+                self._services.metrics.of(self._services.metrics.restarts, self.id, 1)
+                if restarts > self._services.max_restarts or (isinstance(error, AgentStuck) and restarts > 1):
+                    raise
+                logger.warning("task %s starts again from its last commit: %s", self.id, error)
+                await asyncio.sleep(min(5.0, 0.05 * 2**restarts))
+        self.phase = Phase.RELEASED
+
+    _commits = 0
+
+    async def _live(self) -> None:
+        services = self._services
+        loop = asyncio.get_running_loop()
+        self.phase = Phase.CLAIMING
+        store: Store | None = None
+        reader: Reader | None = None
+        try:
+            self._writer = await services.log.fence(self.id, self._slot)
+            previous = self._writer.checkpoint
+            checkpoint = claimed(
+                decode_checkpoint(previous) if previous is not None else None,
+                log_id=services.log.identity,
+                topology=services.topology_version,
+            )
+            checkpoint, lost = resolve_inputs(checkpoint, await self._input_facts())
+            services.metrics.of(services.metrics.lost, self.id, lost)
+            await self._writer.commit(Commit(encode_checkpoint(checkpoint)))
+            self._commits += 1
+            self.phase = Phase.RESTORING
+            changelogs = {
+                name: TopicPartition(services.plan.changelog(name), self._partition)
+                for name in self._subtopology.states
+            }
+            store = await restore(
+                services.log, services.stores, self.id, self._subtopology, changelogs, checkpoint, services.progress
+            )
+            self.task = task = Task(
+                self._subtopology, self._partition, plan=services.plan, checkpoint=checkpoint, store=store
+            )
+            self._agents = [
+                AgentRunner(work, services.barrier_timeout_ms)
+                for work in task.processors.values()
+                if isinstance(work, AgentWork)
+            ]
+            self._seen_counts = {}
+            self._commit_at = None
+            self.phase = Phase.RUNNING
+            self.progress_at = loop.time()
+            reader = services.log.reader({each.partition: each.position for each in task.inputs})
+            await self._work(task, reader)
+        finally:
+            await self._let_go(reader, store)
+
+    async def _input_facts(self) -> dict[TopicPartition, InputFacts]:
+        log = self._services.log
+        topics = await log.topics()
+        nodes: dict[TopicPartition, SourceNode] = {}
+        for node in self._subtopology.sources:
+            assert node.reads is not None
+            nodes[TopicPartition(node.reads.name, self._partition)] = node  # type: ignore[assignment]
+        bounds = await log.bounds(list(nodes))
+        return {at: InputFacts(bounds[at], topics[at.topic].identity, node.on_lost) for at, node in nodes.items()}
+
+    async def _let_go(self, reader: Reader | None, store: Store | None) -> None:
+        """Close everything, the store before the task is anybody else's."""
+        for agent in self._agents:
+            await agent.close()
+        self._agents = []
+        self.task = None
+        if store is not None:
+            store.close()
+        if reader is not None:
+            await reader.close()
+        if self._writer is not None:
+            await self._writer.close()
+            self._writer = None
+
+    # ── running ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _work(self, task: Task, reader: Reader) -> None:
+        services, loop = self._services, asyncio.get_running_loop()
+        while not self._stopping:
+            wanted = task.wanted()
+            if wanted:
+                for fetched in await reader.fetch(
+                    wanted, max_records=services.plan.piece_records, wait_s=self._wait_s(task, loop.time())
+                ):
+                    task.accept(fetched, services.clock.now_ms())
+            task.ends = reader.ends()
+            task.tick(services.clock.now_ms())
+            await self._turn(task, loop)
+            await asyncio.sleep(0)
+        await self._settle(task)
+        if task.dirty or task.must_commit:
+            await self._commit(task)
+
+    def _wait_s(self, task: Task, now: float) -> float:
+        """How long to wait for records: not at all while there is work, else until something else is due."""
+        if any(each.waiting for each in task.inputs) or task.advancing is not None or task.must_commit:
+            return 0.0
+        if self._commit_at is not None:
+            return max(0.0, min(MAX_WAIT_S, self._commit_at - now))
+        return MAX_WAIT_S
+
+    async def _turn(self, task: Task, loop: asyncio.AbstractEventLoop) -> None:
+        """Work on what is buffered, and commit when it is time."""
+        until = loop.time() + TURN_S
+        while not self._stopping:
+            worked = False if task.must_commit else task.step()
+            if worked:
+                self.progress_at = loop.time()
+                await self._settle(task)
+            if task.dirty and self._commit_at is None:
+                self._commit_at = loop.time() + self._services.commit_interval_s
+            if self._commit_due(task, loop.time()):
+                await self._commit(task)
+                self.progress_at = loop.time()
+            if not worked or loop.time() >= until:
+                return
+
+    def _commit_due(self, task: Task, now: float) -> bool:
+        if task.must_commit:
+            return True
+        if self._commit_at is not None and now >= self._commit_at:
+            return True
+        return not task.dirty and task.mark_due(self._services.clock.now_ms())
+
+    async def _settle(self, task: Task) -> None:
+        """The barrier: let every agent finish what it was given."""
+        for agent in self._agents:
+            if agent.work.mail:
+                await agent.run()
+                task.check_bounds()
+
+    async def _commit(self, task: Task) -> None:
+        services, writer = self._services, self._writer
+        assert writer is not None
+        started = asyncio.get_running_loop().time()
+        captured = task.capture(services.clock.now_ms())
+        appends = captured.appends
+        if services.guarantee == "at_least_once":
+            appends = await self._send_ahead(appends)
+        ends = await writer.commit(Commit(encode_checkpoint(captured.checkpoint), appends, captured.positions))
+        task.committed(captured, ends)
+        self._commits += 1
+        self._commit_at = None
+        for agent in self._agents:
+            for request, reply in agent.take_replies():
+                services.requests.resolve(request, reply)
+        self._count(task, captured, asyncio.get_running_loop().time() - started)
+
+    async def _send_ahead(self, appends: Sequence[Append]) -> list[Append]:
+        """At least once: outputs to topics leave before the commit; everything else stays in it (protocol 8)."""
+        ahead = [each for each in appends if each.partition.topic in self._services.user_topics]
+        if ahead:
+            await self._services.log.append(ahead)
+        return [each for each in appends if each.partition.topic not in self._services.user_topics]
+
+    def _count(self, task: Task, captured: Captured, seconds: float) -> None:
+        services = self._services
+        metrics = services.metrics
+        metrics.of(metrics.commits, self.id, 1)
+        metrics.commit_seconds.labels(metrics.app, self.id).observe(seconds)
+        out = sum(len(each.records) for each in captured.appends if each.partition.topic in services.user_topics)
+        metrics.of(metrics.records_out, self.id, out)
+        counters: dict[str, int] = {
+            "records_in": task.records_in,
+            "skipped": sum(task.failures.skipped.values()),
+            "dead_lettered": sum(task.failures.dead_lettered.values()),
+            **task.context.counters,
+        }
+        for name, count in counters.items():
+            metrics.of(getattr(metrics, name), self.id, count - self._seen_counts.get(name, 0))
+        self._seen_counts = counters
+        metrics.lag.labels(metrics.app, self.id).set(self.lag)
+        if task.watermark > NEVER:
+            metrics.watermark.labels(metrics.app, self.id).set(task.watermark)
+
+
+DriverFactory = Callable[[Services, Subtopology, int, int], Driver]
+
+__all__ = ["Driver", "DriverFactory", "Phase", "Services"]

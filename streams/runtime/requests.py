@@ -1,0 +1,86 @@
+"""Requests to agents: who waits for which answer, and how one gets into an inbox.
+
+A request is a record in the agent's inbox; its answer leaves after the commit that holds its effects.  The identity
+of a request made from inside an agent is derived from the record in hand, so that a re-run repeats it and the callee
+answers from its memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from streams.core.context import Ambient, ambient
+from streams.core.log import Append
+from streams.core.record import Records, TopicPartition
+from streams.errors import AgentFailed, AskCycle, AskTimeout
+from streams.operators.agent import REQUEST_HEADER, Reply, Request, encode_request
+
+if TYPE_CHECKING:
+    from streams.core.log import Log
+    from streams.dsl.agent import Agent
+    from streams.runtime.clock import Clock
+
+
+class Requests:
+    """The open requests of one worker."""
+
+    def __init__(self, log: Log, clock: Clock) -> None:
+        self.worker_id = uuid.uuid4().hex
+        self._log = log
+        self._clock = clock
+        self._waiting: dict[str, asyncio.Future[Reply]] = {}
+
+    async def ask(self, agent: Agent[Any, Any], key: bytes, value: bytes, timeout_ms: int) -> Any:
+        """Send a request and wait for its answer."""
+        here = ambient.get()
+        partition = self._log.partition_for(key, agent.inbox.partitions)
+        target = agent.task_for(partition)
+        chain: tuple[str, ...] = ()
+        if here is not None:
+            chain = (*here.chain, here.context.task_id)
+            if target in chain:
+                raise AskCycle(
+                    f"agent {agent.name}: task {target} is asked while it waits in the same chain of calls "
+                    f"({' → '.join(chain)} → {target}), so it could never answer; use cast, or a table that both use"
+                )
+        identity = _identity(here)
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting[identity] = future
+        try:
+            await self._send(agent, partition, key, value, Request(identity, self.worker_id, chain))
+            async with asyncio.timeout(timeout_ms / 1000):
+                reply = await future
+        except TimeoutError:
+            raise AskTimeout(
+                f"agent {agent.name}: no reply within {timeout_ms} ms; the request may still be carried out"
+            ) from None
+        finally:
+            self._waiting.pop(identity, None)
+        if reply.error is not None:
+            raise AgentFailed(f"agent {agent.name}: {reply.error}")
+        return reply.values[0] if len(reply.values) == 1 else (reply.values or None)
+
+    async def cast(self, agent: Agent[Any, Any], key: bytes, value: bytes) -> None:
+        """Send a request that nobody waits for."""
+        partition = self._log.partition_for(key, agent.inbox.partitions)
+        await self._send(agent, partition, key, value, Request(_identity(ambient.get())))
+
+    async def _send(self, agent: Agent[Any, Any], partition: int, key: bytes, value: bytes, request: Request) -> None:
+        records = Records([key], [value], [self._clock.now_ms()], [((REQUEST_HEADER, encode_request(request)),)])
+        await self._log.append([Append(TopicPartition(agent.inbox.name, partition), records)])
+
+    def resolve(self, request: Request, reply: Reply) -> None:
+        """Hand an answer to who waits for it; called after the commit.  Nobody may wait any more."""
+        future = self._waiting.get(request.id)
+        if future is not None and not future.done():
+            future.set_result(reply)
+
+
+def _identity(here: Ambient | None) -> str:
+    if here is None or here.origin is None:
+        return uuid.uuid4().hex
+    fetched = here.origin.fetched
+    here.calls += 1
+    return f"{here.context.task_id}:{fetched.partition}:{fetched.lane}:{fetched.offsets[here.row]}:{here.calls}"

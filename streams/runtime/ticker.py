@@ -1,0 +1,92 @@
+"""The ticker: writes the ticks of timers and cron, each exactly once.
+
+One task for the whole app: its checkpoint holds, for each timer, the time of its last tick; a commit holds that and the
+tick's record.  Ticks that were missed while no worker ran are made up by one tick, the latest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+import msgspec
+
+from streams.core.checkpoint import Checkpoint, claimed, decode_checkpoint, encode_checkpoint
+from streams.core.log import Append, Commit, Log
+from streams.core.record import Records, TopicPartition
+from streams.dsl.timer import Timer
+from streams.errors import Fenced, RetryableError
+from streams.runtime.clock import Clock
+
+logger = logging.getLogger("streams")
+
+LONGEST_SLEEP_S = 1.0
+"""So that a wall clock which is set forward is noticed."""
+
+
+class Ticker:
+    """Runs the durable timers of an app."""
+
+    def __init__(self, task: str, timers: Sequence[Timer], log: Log, clock: Clock, topology: int) -> None:
+        self.id = task
+        self._timers = [timer for timer in timers if timer.topic is not None]
+        self._log = log
+        self._clock = clock
+        self._topology = topology
+
+    async def run(self) -> None:
+        """Tick until cancelled or fenced."""
+        while self._timers:
+            try:
+                await self._live()
+            except Fenced as error:
+                logger.info("%s: %s", self.id, error)
+                return
+            except RetryableError as error:
+                logger.warning("%s starts again: %s", self.id, error)
+                await asyncio.sleep(LONGEST_SLEEP_S)
+
+    async def _live(self) -> None:
+        writer = await self._log.fence(self.id, 0)
+        try:
+            previous = decode_checkpoint(writer.checkpoint) if writer.checkpoint is not None else None
+            checkpoint = claimed(previous, log_id=self._log.identity, topology=self._topology)
+            now = self._clock.now_ms()
+            last = {timer.name: checkpoint.facts.get(timer.name, now) for timer in self._timers}
+            checkpoint = msgspec.structs.replace(checkpoint, facts=last)
+            await writer.commit(Commit(encode_checkpoint(checkpoint)))
+            while True:
+                now = self._clock.now_ms()
+                appends = []
+                facts = dict(checkpoint.facts)
+                for timer in self._timers:
+                    tick = _latest_due(timer, facts[timer.name], now)
+                    if tick is not None:
+                        facts[timer.name] = tick
+                        assert timer.topic is not None
+                        records = Records([None], [str(tick).encode()], [tick])
+                        appends.append(Append(TopicPartition(timer.topic.name, 0), records))
+                if appends:
+                    checkpoint = _next(checkpoint, facts)
+                    await writer.commit(Commit(encode_checkpoint(checkpoint), appends))
+                soonest = min(timer.next_after(max(facts[timer.name], now)) for timer in self._timers)
+                await asyncio.sleep(min(LONGEST_SLEEP_S, max(0.001, (soonest - self._clock.now_ms()) / 1000)))
+        finally:
+            await writer.close()
+
+
+def _next(checkpoint: Checkpoint, facts: dict[str, int]) -> Checkpoint:
+    return msgspec.structs.replace(checkpoint, number=checkpoint.number + 1, facts=facts)
+
+
+def _latest_due(timer: Timer, last: int, now: int) -> int | None:
+    """The latest tick behind ``last`` that is due at ``now``."""
+    due = timer.next_after(last)
+    if due > now:
+        return None
+    if timer.every_ms:
+        return now // timer.every_ms * timer.every_ms
+    while (later := timer.next_after(due)) <= now:
+        due = later
+    return due

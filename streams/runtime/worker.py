@@ -1,0 +1,316 @@
+"""The worker: one process of an app at work.
+
+    open the log ──▶ topics ──▶ topology record (fenced) ──▶ on_start ──▶ a driver for each assigned task ──▶ stop
+
+What must live here: starting, supervising and stopping what runs side by side.  What must not: what a task does
+(``runtime.driver``).  A failure of any part stops the worker with that error; nothing is skipped in silence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+
+from streams.core.capability import derive_commit, require
+from streams.core.log import Append, Commit, Log, TopicSpec
+from streams.core.record import Position, Records, TopicPartition
+from streams.core.state import KeyedState
+from streams.core.task import Plan
+from streams.core.topology import Start, TopologyRecord, resolve_topology, slot_of
+from streams.dsl.agent import Agent
+from streams.dsl.app import App
+from streams.dsl.blueprint import changelog_topic
+from streams.dsl.schema import incompatibility
+from streams.dsl.timer import Timer
+from streams.errors import LogUnavailable, StreamsError
+from streams.runtime.clock import Clock
+from streams.runtime.driver import Driver, DriverFactory, Phase, Services
+from streams.runtime.membership import Alone, Membership
+from streams.runtime.metrics import Metrics
+from streams.runtime.requests import Requests
+from streams.runtime.restore import Progress
+from streams.runtime.stores import Stores
+from streams.runtime.ticker import Ticker
+
+logger = logging.getLogger("streams")
+
+HOUSEKEEPING_S = 5.0
+
+
+class StuckTask(StreamsError):
+    """A task has made no progress for its liveness deadline while records wait for it."""
+
+
+class Worker:
+    """Runs an app on an opened log.
+
+    liveness_timeout_s: a task whose lag isn't 0 and that makes no progress for that long fails the worker.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        log: Log,
+        stores: Stores,
+        clock: Clock,
+        *,
+        membership: Membership | None = None,
+        progress: Progress = lambda task, done, total: None,
+        liveness_timeout_s: float = 120.0,
+        make_driver: DriverFactory = Driver,
+    ) -> None:
+        self.app = app
+        self.log = log
+        self.blueprint = app.build()
+        self.metrics = Metrics(app.name)
+        self.drivers: dict[str, Driver] = {}
+        self._stores = stores
+        self._clock = clock
+        self._membership = membership or Alone()
+        self._progress = progress
+        self._liveness_timeout_s = liveness_timeout_s
+        self._make_driver = make_driver
+        self._requests = Requests(log, clock)
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._background: list[asyncio.Task[None]] = []
+        self._failure: asyncio.Future[None] | None = None
+        self._slots: dict[str, int] = {}
+
+    # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until ``stop`` is set; then commit and let go of every task.  Raises the first failure."""
+        async with self.working():
+            assert self._failure is not None
+            stopped = asyncio.ensure_future(stop.wait())
+            waited: list[asyncio.Future[Any]] = [stopped, self._failure]
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            if self._failure.done():
+                self._failure.result()
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[Worker]:
+        """The worker at work; on leaving, its tasks commit and are released."""
+        self._failure = asyncio.get_running_loop().create_future()
+        start = await self._prepare()
+        self.app.attach(self)
+        try:
+            for hook in self.app.start_hooks:
+                await hook()
+            self._spawn("assignments", self._follow_assignments(start))
+            self._spawn("housekeeping", self._keep_house())
+            ticker = Ticker(f"{self.app.name}.ticker", self.app.timers, self.log, self._clock, self.app.version)
+            self._spawn("ticker", ticker.run())
+            for timer in self.app.timers:
+                if timer.topic is None:
+                    self._spawn(f"timer {timer.name}", self._tick_here(timer))
+            yield self
+        finally:
+            await self._shut_down()
+            self.app.attach(None)
+
+    async def _prepare(self) -> Start:
+        """Everything that is checked and made on the log before a task may run."""
+        require(self.app.guarantee, f"app {self.app.name}", derive_commit(self.log.capabilities, self.app.guarantee))
+        writer = await self.log.fence(f"{self.app.name}.control", 0)
+        try:
+            previous = (
+                msgspec.msgpack.decode(writer.checkpoint, type=TopologyRecord)
+                if writer.checkpoint is not None
+                else None
+            )
+            start = resolve_topology(previous, self.blueprint.record, incompatibility)
+            for change in start.changes:
+                logger.warning("app %s: %s", self.app.name, change)
+            for task in start.fence:
+                await (await self.log.fence(task, 0)).close()
+            removed = [*start.removed_topics, *(changelog_topic(self.app.name, name) for name in start.removed_stores)]
+            if removed:
+                await self.log.delete_topics(removed)
+            await self.log.create_topics(list(self.blueprint.topics.values()))
+            await writer.commit(Commit(msgspec.msgpack.encode(start.record)))
+        finally:
+            await writer.close()
+        self._slots = dict(slot_of(start.record.slots))
+        return start
+
+    def _services(self) -> Services:
+        app, blueprint = self.app, self.blueprint
+        plan = Plan(
+            app=app.name,
+            limits=self.log.limits,
+            partitions=blueprint.partitions,
+            partitioner=self.log.partition_for,
+            upstream_tasks=blueprint.upstream_tasks,
+            cache_entries=app.cache_entries,
+            watermark_interval_ms=app.watermark_interval_ms,
+        )
+        return Services(
+            log=self.log,
+            stores=self._stores,
+            clock=self._clock,
+            plan=plan,
+            metrics=self.metrics,
+            requests=self._requests,
+            user_topics=frozenset(name for name, spec in blueprint.topics.items() if spec.kind == "user"),
+            topology_version=app.version,
+            guarantee=app.guarantee,
+            commit_interval_s=app.commit_interval_ms / 1000,
+            barrier_timeout_ms=app.barrier_timeout_ms,
+            progress=self._progress,
+        )
+
+    async def _follow_assignments(self, start: Start) -> None:
+        services = self._services()
+        async for wanted in self._membership.assignments(self.blueprint.tasks):
+            gone = [task for task in self._running if task not in wanted]
+            for task in gone:
+                self.drivers[task].stop()
+            for task in gone:
+                await asyncio.wait({self._running.pop(task)})
+                del self.drivers[task]
+            for task in sorted(wanted - self._running.keys()):
+                subtopology, partition = self.blueprint.subtopology_of_task(task)
+                driver = self._make_driver(services, subtopology, partition, self._slots[task])
+                self.drivers[task] = driver
+                self._running[task] = self._start(f"task {task}", driver.run())
+
+    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        self._background.append(self._start(name, work))
+
+    def _start(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None and self._failure is not None and not self._failure.done():
+            self._failure.set_exception(error)
+
+    async def _shut_down(self) -> None:
+        """Let every task commit and go; then end what runs beside them."""
+        for driver in self.drivers.values():
+            driver.stop()
+        if self._running:
+            await asyncio.wait(self._running.values())
+        for task in self._background:
+            task.cancel()
+        if self._background:
+            await asyncio.wait(self._background)
+        assert self._failure is not None
+        if self._failure.done():
+            self._failure.exception()  # it was or will be raised by ``run``; seen here so that asyncio doesn't complain
+        self._running.clear()
+        self._background.clear()
+
+    def check(self) -> None:
+        """Raise the failure that ended a part of the worker, if there is one."""
+        if self._failure is not None and self._failure.done():
+            self._failure.result()
+
+    # ── beside the tasks ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _keep_house(self) -> None:
+        """Free what internal topics no longer need, let the log tidy up, and look for tasks that are stuck."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            try:
+                await self.log.trim(self._consumed())
+                await self.log.maintain(self._clock.now_ms())
+            except LogUnavailable as error:
+                logger.warning("housekeeping waits: %s", error)
+            for stuck in self.stuck(loop.time(), self._liveness_timeout_s):
+                raise StuckTask(stuck)
+
+    def _consumed(self) -> dict[TopicPartition, Position]:
+        """The committed positions in internal topics that only their task reads."""
+        consumed: dict[TopicPartition, Position] = {}
+        for driver in self.drivers.values():
+            task = driver.task
+            if task is None:
+                continue
+            for each in task.inputs:
+                position = task.checkpoint.position(each.partition)
+                if self.blueprint.topics[each.partition.topic].kind == "repartition" and position is not None:
+                    consumed[each.partition] = position
+        return consumed
+
+    def stuck(self, now: float, deadline_s: float) -> list[str]:
+        """One line for each running task that has records to read and makes no progress."""
+        return [
+            f"task {driver.id} has made no progress for {now - driver.progress_at:.0f} s while {driver.lag} records "
+            f"wait for it; look at what its operators wait for"
+            for driver in self.drivers.values()
+            if driver.phase is Phase.RUNNING and driver.lag and now - driver.progress_at > deadline_s
+        ]
+
+    async def _tick_here(self, timer: Timer) -> None:
+        while True:
+            now = self._clock.now_ms()
+            await asyncio.sleep((timer.next_after(now) - now) / 1000)
+            result = timer.fn()
+            assert inspect.isawaitable(result)
+            await result
+
+    @property
+    def caught_up(self) -> bool:
+        """Every task runs, and has committed everything that it knows of."""
+        return bool(self.drivers) and all(
+            driver.phase is Phase.RUNNING and driver.task is not None and driver.task.caught_up
+            for driver in self.drivers.values()
+        )
+
+    # ── what topics, tables and agents ask for (dsl.app.Running) ──────────────────────────────────────────────────
+
+    def now_ms(self) -> int:
+        return self._clock.now_ms()
+
+    async def produce(self, topic: TopicSpec, records: Records) -> None:
+        """Append records to a topic, each to the partition of its key."""
+        await self.log.append(self.spread(topic, records))
+
+    async def produce_marks(self, topic: TopicSpec, mark: Records) -> None:
+        await self.log.append([Append(TopicPartition(topic.name, p), mark) for p in range(topic.partitions)])
+
+    def spread(self, topic: TopicSpec, records: Records) -> Sequence[Append]:
+        """Records divided by partition; those without a key go to partition 0."""
+        parts: dict[int, Records] = {}
+        for index, key in enumerate(records.keys):
+            partition = 0 if key is None else self.log.partition_for(key, topic.partitions)
+            part = parts.setdefault(partition, Records())
+            part.keys.append(key)
+            part.values.append(records.values[index])
+            part.timestamps.append(records.timestamps[index])
+        return [Append(TopicPartition(topic.name, partition), part) for partition, part in sorted(parts.items())]
+
+    async def read_table(self, table: str, wire_key: bytes, state_key: bytes) -> Any:
+        """The committed value of a key, from the task that holds it."""
+        view = self.app.views[table]
+        value = self._held(table, wire_key).committed(state_key)
+        return None if value is None else view.result(value)
+
+    def _held(self, table: str, wire_key: bytes) -> KeyedState[Any]:
+        name = self.app.views[table].state.name
+        subtopology = next(each for each in self.blueprint.subtopologies if name in each.states)
+        task_id = subtopology.task_id(self.log.partition_for(wire_key, subtopology.partitions))
+        driver = self.drivers.get(task_id)
+        if driver is None or driver.task is None:
+            raise LogUnavailable(f"table {table}: its task {task_id} doesn't run here now; try again in a moment")
+        return driver.task.context.keyed(name)
+
+    async def ask(self, agent: Agent[Any, Any], key: bytes, value: bytes, timeout_ms: int) -> Any:
+        return await self._requests.ask(agent, key, value, timeout_ms)
+
+    async def cast(self, agent: Agent[Any, Any], key: bytes, value: bytes) -> None:
+        await self._requests.cast(agent, key, value)

@@ -1,0 +1,164 @@
+"""TestDriver: an app run in a test, without a broker, with time in the test's hands.
+
+The same runtime as in production on a log in memory; only the log, the stores and the clock are others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Any
+
+from streams.connectors.memory.log import MemoryLog
+from streams.core.duration import Duration, parse_duration_ms, to_epoch_ms
+from streams.core.log import Append
+from streams.core.record import Records, TopicPartition
+from streams.core.store import Store
+from streams.core.watermark import MARK_HEADER
+from streams.dsl.app import App
+from streams.dsl.topic import Topic, watermark_record
+from streams.runtime.worker import Worker
+from streams.state.memory import MemoryDisk, MemoryStore
+from streams.testing.loop import VirtualClock, VirtualLoop
+
+
+class MemoryStores:
+    """Stores in memory, which outlive the worker that has them open."""
+
+    def __init__(self, *, volatile_writes: int = 0) -> None:
+        self.disks: dict[str, MemoryDisk] = {}
+        self._volatile_writes = volatile_writes
+
+    def open(self, task: str) -> Store:
+        disk = self.disks.setdefault(task, MemoryDisk(volatile_writes=self._volatile_writes))
+        return MemoryStore(disk)
+
+    def set_aside(self, task: str) -> None:
+        self.disks.pop(task, None)
+
+
+class TestDriver:
+    """Runs an app inside of a test: ``with TestDriver(app) as t: t.send(…); t.advance("1m")``.
+
+    Everything sent is processed and committed when ``send`` returns.  What fails the app is raised by the call in
+    which it happens.
+    """
+
+    __test__ = False
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        self._loop = VirtualLoop()
+        self._clock = VirtualClock(self._loop)
+        self._log = MemoryLog()
+        self._stores = MemoryStores()
+        self._worker = Worker(app, self._log, self._stores, self._clock)
+        self._read: dict[TopicPartition, int] = {}
+
+    def __enter__(self) -> TestDriver:
+        self._run(self._log.open())
+        self._working = self._worker.working()
+        self._run(self._working.__aenter__())
+        self._settle()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self._run(self._working.__aexit__(kind, error, traceback))
+            self._run(self._log.close())
+        finally:
+            self._loop.close()
+
+    def send(self, topic: Topic[Any, Any] | str, value: Any, *, key: Any = None, timestamp: Any = None) -> None:
+        """Append a record to a topic of the app and let everything follow from it.  ``timestamp``: ms or a datetime."""
+        self.send_all(topic, [(key, value)], timestamp=timestamp)
+
+    def send_all(self, topic: Topic[Any, Any] | str, items: list[tuple[Any, Any]], *, timestamp: Any = None) -> None:
+        """As ``send``, for many (key, value) pairs at once."""
+        target = self._topic(topic)
+        at = self._clock.now_ms() if timestamp is None else to_epoch_ms(timestamp)
+        records = target.encode(items, [at] * len(items))
+        self._run(self._log.append(self._worker.spread(target.spec, records)))
+        self._settle()
+
+    def send_bytes(self, topic: str, value: bytes, *, key: bytes | None = None) -> None:
+        """Append raw bytes: a record that may not decode."""
+        target = self._topic(topic)
+        records = Records([key], [value], [self._clock.now_ms()])
+        self._run(self._log.append(self._worker.spread(target.spec, records)))
+        self._settle()
+
+    def send_watermark(self, topic: Topic[Any, Any] | str, time: Any) -> None:
+        """Promise that nothing with an event time below ``time`` comes any more, so that windows before it close."""
+        spec = self._topic(topic).spec
+        mark = watermark_record(to_epoch_ms(time), self._clock.now_ms())
+        self._run(self._log.append([Append(TopicPartition(spec.name, p), mark) for p in range(spec.partitions)]))
+        self._settle()
+
+    def advance(self, by: Duration) -> None:
+        """Let wall-clock time pass: timers tick, idle inputs turn idle, batches that waited are sent."""
+        self._run(asyncio.sleep(parse_duration_ms(by, "advance") / 1000))
+        self._settle()
+
+    def now_ms(self) -> int:
+        """The wall clock of the test."""
+        return self._clock.now_ms()
+
+    def outputs(self, topic: Topic[Any, Any] | str) -> list[tuple[Any, Any]]:
+        """The (key, value) pairs that came to a topic since the last call, by partition."""
+        return [(key, value) for key, value, _ in self.records(topic)]
+
+    def records(self, topic: Topic[Any, Any] | str) -> list[tuple[Any, Any, int]]:
+        """As ``outputs``, with timestamps in ms."""
+        target = self._topic(topic)
+        found = []
+        for number in range(target.spec.partitions):
+            at = TopicPartition(target.name, number)
+            while (batch := self._log.broker.partition(at).read(self._read.get(at, 0), 1000)) is not None:
+                self._read[at] = batch.next_offset
+                found.extend(_decoded(target, batch.records))
+        return found
+
+    def table(self, name: str) -> dict[Any, Any]:
+        """What a table or aggregate holds, committed, over all its tasks."""
+        view = self.app.views[name]
+        held: dict[Any, Any] = {}
+        for driver in self._worker.drivers.values():
+            if driver.task is not None and view.state.name in driver.task.states:
+                for key, value in driver.task.context.keyed(view.state.name).committed_scan():
+                    held[view.keys.decode(key)] = view.result(value)
+        return held
+
+    def run(self, work: Any) -> Any:
+        """Run a coroutine beside the app: ``t.run(agent.ask(…))``."""
+        return self._run(work)
+
+    def _topic(self, topic: Topic[Any, Any] | str) -> Topic[Any, Any]:
+        return topic if isinstance(topic, Topic) else self.app.topics[topic]
+
+    def _run(self, work: Any) -> Any:
+        return self._loop.run_until_complete(work)
+
+    def _settle(self) -> None:
+        self._run(self._until_settled())
+
+    async def _until_settled(self) -> None:
+        """Until every task has committed all there is, and has looked once more."""
+        for _ in range(2):
+            while True:
+                await asyncio.sleep(0.25)
+                self._worker.check()
+                if self._worker.caught_up:
+                    break
+
+
+def _decoded(topic: Topic[Any, Any], records: Records) -> list[tuple[Any, Any, int]]:
+    decode_key, decode = topic.key_codec.decode, topic.value_codec.decode
+    headers = records.headers or [None] * len(records)
+    return [
+        (None if key is None else decode_key(key), None if value is None else decode(value), time)
+        for key, value, time, mark in zip(records.keys, records.values, records.timestamps, headers, strict=True)
+        if not (mark and mark[0][0] == MARK_HEADER)
+    ]
