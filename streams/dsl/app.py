@@ -24,9 +24,10 @@ from streams.dsl.blueprint import Blueprint, draw_blueprint
 from streams.dsl.codec import Codec, value_codec
 from streams.dsl.keys import key_codec, ordered_key_codec
 from streams.dsl.naming import Names, check_name
-from streams.dsl.stream import Stream, Unknown, _writable
+from streams.dsl.stream import Stream
 from streams.dsl.table import Table
 from streams.dsl.topic import Topic
+from streams.dsl.types import Unknown, writable_codec
 from streams.errors import ConfigurationError, TopologyError
 from streams.operators.agent import Agent as AgentNode
 from streams.operators.source import Source
@@ -256,7 +257,7 @@ class App:
             stream: Stream[Any, Any] = Stream(
                 self, reader, topic.name, topic.spec.partitions, keys, topic.value_type, ErrorPolicy()
             )
-            self._sources[topic.name] = (read, None)
+            self._sources[topic.name] = (stream, None)
         return table
 
     def view(self, state: StateSpec, keys: Codec[Any], result: Callable[[Any], Any]) -> Table[Any, Any]:
@@ -297,7 +298,7 @@ class App:
     def _add_agent(
         self, label: str, source: Stream[Any, V], fn: Callable[..., Any], concurrency: int, states: Sequence[StateSpec]
     ) -> Agent[Any, V]:
-        values = value_codec(source.type) if source.type is not Unknown else _writable(Unknown, f"agent {label}")
+        values = value_codec(source.type) if source.type is not Unknown else writable_codec(Unknown, f"agent {label}")
         inbox = TopicSpec(
             self.internal(label, "inbox", f"the inbox of agent {label}"), source.partitions, "repartition"
         )

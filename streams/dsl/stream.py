@@ -7,9 +7,8 @@ values as far as it was declared, since what crosses the log must be written and
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from streams.core.duration import Duration, parse_duration_ms
 from streams.core.graph import Node
@@ -18,18 +17,20 @@ from streams.core.policy import ErrorPolicy
 from streams.core.state import StateSpec
 from streams.core.window import Windows
 from streams.dsl.agg import Aggregation, Aggregator, Single, count, reduce
+from streams.dsl.aggregated import Aggregated, Windowed
 from streams.dsl.codec import Codec, value_codec
 from streams.dsl.keys import key_codec
 from streams.dsl.naming import function_label
+from streams.dsl.processed import ProcessDecorator
 from streams.dsl.table import Table
 from streams.dsl.topic import Topic
+from streams.dsl.types import Unknown, returned_type, writable_codec
 from streams.errors import ConfigurationError, TopologyError
-from streams.operators.aggregate import Aggregate, WindowAggregate, WindowPort
+from streams.operators.aggregate import Aggregate
 from streams.operators.batching import Batching, batching_state
 from streams.operators.branch import Merge
 from streams.operators.dedupe import Dedupe, dedupe_state
 from streams.operators.map import Filter, FlatMap, Items, Map, Peek
-from streams.operators.process import Process, ProcessContext
 from streams.operators.sink import Repartition, Sink
 from streams.operators.source import Source
 from streams.operators.table import TableJoin, TableWriter
@@ -43,10 +44,6 @@ W = TypeVar("W")
 R = TypeVar("R")
 S = TypeVar("S")
 K2 = TypeVar("K2")
-
-
-class Unknown:
-    """The type of values that nobody declared."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,7 +67,7 @@ class Stream(Generic[K, V]):
     def map(self, fn: Callable[[V], W], *, value: Any = Unknown) -> Stream[K, W]:
         """Each value becomes ``fn(value)``.  ``value``: the result's type, where it isn't annotated."""
         node = Map(name=self._operator("map", fn), upstream=(self.node,), policy=self.policy, fn=fn)
-        return self._then(node, type=_returned(fn) if value is Unknown else value, key_fn=None)
+        return self._then(node, type=returned_type(fn) if value is Unknown else value, key_fn=None)
 
     def filter(self, predicate: Callable[[V], object]) -> Stream[K, V]:
         """Only the values for which ``predicate`` is true."""
@@ -117,9 +114,9 @@ class Stream(Generic[K, V]):
         Goes through an internal topic on the log, exactly once.  ``key``: its type, str by default or as annotated;
         ``value``: the type of the values, where it isn't known; ``partitions``: the app's by default.
         """
-        keys = key_codec(key if key is not None else _returned(fn, None))
+        keys = key_codec(key if key is not None else returned_type(fn, None))
         known = self.type if value is Unknown else value
-        values = _writable(known, f"key_by on {self.label}")
+        values = writable_codec(known, f"key_by on {self.label}")
         label = name or f"{self.label}.by-{function_label(fn, 'key')}"
         topic = TopicSpec(
             self.app.internal(label, "repartition", f"the key_by on {self.label}"),
@@ -231,7 +228,7 @@ class Stream(Generic[K, V]):
 
         Without ``key`` the whole encoded value counts.  Works within a partition: equal values need equal keys.
         """
-        values = _writable(self.type, f"dedupe on {self.label}")
+        values = writable_codec(self.type, f"dedupe on {self.label}")
         state = dedupe_state(self.app.state_name(name or f"{self.label}.dedupe"))
         node = Dedupe(
             name=state.name,
@@ -247,7 +244,7 @@ class Stream(Generic[K, V]):
         """Lists of ``count`` values of a partition, or fewer once the first has waited ``within`` (wall-clock time)."""
         if count < 1:
             raise ConfigurationError(f"batch({count}): a batch holds at least one value")
-        values = _writable(self.type, f"batch on {self.label}")
+        values = writable_codec(self.type, f"batch on {self.label}")
         state_name = self.app.state_name(name or f"{self.label}.batch")
         node = Batching(
             name=state_name,
@@ -297,7 +294,7 @@ class Stream(Generic[K, V]):
             inner=how == "inner",
             join=fn if fn is not None else _pair,
         )
-        returned = _returned(fn) if fn is not None and value is Unknown else value
+        returned = returned_type(fn) if fn is not None and value is Unknown else value
         return self._then(node, type=returned, key_fn=None)
 
     def to_table(self, table: Table[K, V]) -> Stream[K, V]:
@@ -321,151 +318,6 @@ class Stream(Generic[K, V]):
         return dataclasses.replace(self, node=node, **changes)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Aggregated(Generic[K, R]):
-    """What an aggregate knows by key.  Take it as a stream of ``updates``, or read it as a ``table``."""
-
-    source: Stream[K, Any]
-    stream: Stream[K, R]
-    state: StateSpec
-    fold: Any
-
-    def updates(self) -> Stream[K, R]:
-        """The key's result after each record."""
-        return self.stream
-
-    def to(self, topic: Topic[Any, Any] | str) -> None:
-        """``updates().to(topic)``."""
-        self.stream.to(topic)
-
-    def table(self) -> Table[K, R]:
-        """The results by key, to be read from outside with ``await``."""
-        return self.source.app.view(self.state, self.source.keys, self.fold.result)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Windowed(Generic[K, V]):
-    """A stream with windows, waiting for its aggregate."""
-
-    source: Stream[K, V]
-    windows: Windows
-    grace_ms: int
-
-    def aggregate(self, *, name: str = "", **aggregations: Aggregation[Any]) -> WindowedAggregated[K, V]:
-        """Fold the values of each key in each window; the results are dicts with window_start and window_end (ms)."""
-        source = self.source
-        fold = Aggregator(aggregations, source._value_type())
-        state_name = source.app.state_name(name or f"{source.label}.{self.windows.label}")
-        fingerprint = f"window/1/{self.windows.size_ms}/{self.windows.step_ms}/{fold.name}"
-        node = WindowAggregate(
-            name=state_name,
-            upstream=(source.node,),
-            policy=source.policy,
-            state=StateSpec(state_name, "windowed", fold.encode, fold.decode, fingerprint),
-            fold=fold,
-            windows=self.windows,
-            grace_ms=self.grace_ms,
-            wrap=_with_window,
-            ports=set(),
-        )
-        source.app.add(node)
-        return WindowedAggregated(source, node, state_name)
-
-    def count(self, *, name: str = "") -> WindowedAggregated[K, V]:
-        """How many values each key had in each window, as ``count``."""
-        return self.aggregate(name=name, count=count())
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class WindowedAggregated(Generic[K, V]):
-    """A windowed aggregate.  Take ``final()``, ``updates()``, or both; and ``late`` for what came too late."""
-
-    source: Stream[K, V]
-    node: WindowAggregate
-    label: str
-
-    def final(self) -> Stream[K, dict[str, Any]]:
-        """Each window's result once, when it closes."""
-        return self._port("final", Unknown)
-
-    def updates(self) -> Stream[K, dict[str, Any]]:
-        """The window's result after each record."""
-        return self._port("updates", Unknown)
-
-    @property
-    def late(self) -> Stream[K, V]:
-        """The values that came after their window had closed."""
-        return self._port("late", self.source.type)
-
-    def _port(self, kind: str, value_type: Any) -> Stream[K, Any]:
-        self.node.ports.add(kind)
-        node = WindowPort(name=f"{self.label}: {kind}", upstream=(self.node,), policy=self.source.policy, kind=kind)
-        self.source.app.add(node)
-        label = self.label if kind != "late" else f"{self.label}.late"
-        return dataclasses.replace(self.source, node=node, label=label, type=value_type, key_fn=None)
-
-
-class ProcessDecorator(Generic[K, V, S]):
-    """``stream.process(state=…)``: decorates the function."""
-
-    def __init__(self, source: Stream[K, V], state: Callable[[], S], name: str, value: Any) -> None:
-        self._source = source
-        self._state = state
-        self._name = name
-        self._value = value
-
-    def __call__(self, fn: Callable[[V, S, ProcessContext], Any]) -> Processed[K, S]:
-        source = self._source
-        values: Codec[S] = value_codec(self._state)
-        state_name = source.app.state_name(self._name or fn.__name__)
-        handlers: dict[str, Callable[[S, ProcessContext], Any]] = {}
-        node = Process(
-            name=state_name,
-            upstream=(source.node,),
-            policy=source.policy,
-            fn=fn,
-            on_timer=handlers,
-            state=StateSpec(
-                state_name, "keyed", values.encode, values.decode, f"process/1/{values.name}", values.schema
-            ),
-            initial=self._state,
-            decode_key=source.keys.decode,
-            tables=source.app.tables_of(fn),
-        )
-        return Processed(source._then(node, type=self._value, label=state_name, key_fn=None), handlers)
-
-
-class Processed(Generic[K, S]):
-    """A ``process`` function in the graph.  ``stream`` carries what it emits."""
-
-    def __init__(self, stream: Stream[K, Any], handlers: dict[str, Callable[[S, ProcessContext], Any]]) -> None:
-        self.stream = stream
-        self._handlers = handlers
-
-    def on_timer(self, name: str) -> Callable[[Callable[[S, ProcessContext], R]], Callable[[S, ProcessContext], R]]:
-        """Decorate ``fn(state, ctx)``, called when the timer ``name`` of a key is due."""
-
-        def decorate(fn: Callable[[S, ProcessContext], R]) -> Callable[[S, ProcessContext], R]:
-            self._handlers[name] = fn
-            return fn
-
-        return decorate
-
-    def to(self, topic: Topic[Any, Any] | str) -> None:
-        """Write what is emitted to a topic."""
-        self.stream.to(topic)
-
-
-def _returned(fn: Callable[..., Any], otherwise: Any = Unknown) -> Any:
-    """The annotated return type of a function; a class returns itself."""
-    if inspect.isclass(fn):
-        return fn
-    try:
-        return get_type_hints(fn).get("return", otherwise)
-    except (NameError, TypeError):
-        return otherwise
-
-
 def _negated(predicate: Callable[[V], object]) -> Callable[[V], bool]:
     def negated(value: V) -> bool:
         return not predicate(value)
@@ -478,12 +330,6 @@ def _pair(value: Any, row: Any) -> tuple[Any, Any]:
     return value, row
 
 
-def _with_window(result: dict[str, Any], start: int, end: int) -> dict[str, Any]:
-    result["window_start"] = start
-    result["window_end"] = end
-    return result
-
-
 def _identity(key: Callable[[V], Any]) -> Callable[[V], bytes]:
     encode = value_codec(None).encode
 
@@ -491,24 +337,3 @@ def _identity(key: Callable[[V], Any]) -> Callable[[V], bytes]:
         return encode(key(value))
 
     return identity
-
-
-_PLAIN = (dict, list, str, int, float, bool, type(None))
-
-
-def _writable(known: Any, what: str) -> Codec[Any]:
-    """The codec of a stream's values.  Of an undeclared type only what JSON gives back unchanged is let through."""
-    if known is not Unknown:
-        return value_codec(known)
-    plain = value_codec(None)
-    encode = plain.encode
-
-    def encode_plain(value: Any) -> bytes:
-        if type(value) not in _PLAIN:
-            raise TypeError(
-                f"{what}: a {type(value).__name__} would come back as plain JSON; declare the type with value="
-                f"{type(value).__name__}, or annotate what the function before it returns"
-            )
-        return encode(value)
-
-    return Codec(plain.name, plain.decode, encode_plain, plain.schema)

@@ -1,0 +1,70 @@
+"""``stream.process``: the decorator, and what it leaves in the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from streams.core.state import StateSpec
+from streams.dsl.codec import Codec, value_codec
+from streams.dsl.topic import Topic
+from streams.operators.process import Process, ProcessContext
+
+if TYPE_CHECKING:
+    from streams.dsl.stream import Stream
+
+K = TypeVar("K")
+V = TypeVar("V")
+R = TypeVar("R")
+S = TypeVar("S")
+
+
+class ProcessDecorator(Generic[K, V, S]):
+    """``stream.process(state=…)``: decorates the function."""
+
+    def __init__(self, source: Stream[K, V], state: Callable[[], S], name: str, value: Any) -> None:
+        self._source = source
+        self._state = state
+        self._name = name
+        self._value = value
+
+    def __call__(self, fn: Callable[[V, S, ProcessContext], Any]) -> Processed[K, S]:
+        source = self._source
+        values: Codec[S] = value_codec(self._state)
+        state_name = source.app.state_name(self._name or fn.__name__)
+        handlers: dict[str, Callable[[S, ProcessContext], Any]] = {}
+        node = Process(
+            name=state_name,
+            upstream=(source.node,),
+            policy=source.policy,
+            fn=fn,
+            on_timer=handlers,
+            state=StateSpec(
+                state_name, "keyed", values.encode, values.decode, f"process/1/{values.name}", values.schema
+            ),
+            initial=self._state,
+            decode_key=source.keys.decode,
+            tables=source.app.tables_of(fn),
+        )
+        return Processed(source._then(node, type=self._value, label=state_name, key_fn=None), handlers)
+
+
+class Processed(Generic[K, S]):
+    """A ``process`` function in the graph.  ``stream`` carries what it emits."""
+
+    def __init__(self, stream: Stream[K, Any], handlers: dict[str, Callable[[S, ProcessContext], Any]]) -> None:
+        self.stream = stream
+        self._handlers = handlers
+
+    def on_timer(self, name: str) -> Callable[[Callable[[S, ProcessContext], R]], Callable[[S, ProcessContext], R]]:
+        """Decorate ``fn(state, ctx)``, called when the timer ``name`` of a key is due."""
+
+        def decorate(fn: Callable[[S, ProcessContext], R]) -> Callable[[S, ProcessContext], R]:
+            self._handlers[name] = fn
+            return fn
+
+        return decorate
+
+    def to(self, topic: Topic[Any, Any] | str) -> None:
+        """Write what is emitted to a topic."""
+        self.stream.to(topic)

@@ -1,0 +1,44 @@
+"""What is known of the types in a pipeline, and how values of an undeclared type cross the log."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, get_type_hints
+
+from streams.dsl.codec import Codec, value_codec
+
+
+class Unknown:
+    """The type of values that nobody declared."""
+
+
+def returned_type(fn: Callable[..., Any], otherwise: Any = Unknown) -> Any:
+    """The annotated return type of a function; a class returns itself."""
+    if inspect.isclass(fn):
+        return fn
+    try:
+        return get_type_hints(fn).get("return", otherwise)
+    except (NameError, TypeError):
+        return otherwise
+
+
+_PLAIN = (dict, list, str, int, float, bool, type(None))
+
+
+def writable_codec(known: Any, what: str) -> Codec[Any]:
+    """The codec of a stream's values.  Of an undeclared type only what JSON gives back unchanged is let through."""
+    if known is not Unknown:
+        return value_codec(known)
+    plain = value_codec(None)
+    encode = plain.encode
+
+    def encode_plain(value: Any) -> bytes:
+        if type(value) not in _PLAIN:
+            raise TypeError(
+                f"{what}: a {type(value).__name__} would come back as plain JSON; declare the type with value="
+                f"{type(value).__name__}, or annotate what the function before it returns"
+            )
+        return encode(value)
+
+    return Codec(plain.name, plain.decode, encode_plain, plain.schema)
