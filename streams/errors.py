@@ -12,6 +12,7 @@ What must live here: the tree and the words.  What must not: decisions about ret
     ├── DataError               the data is bad, or gone: a person has to choose
     │   ├── RecordFailed          a record can't be processed (decoding, user code, size)
     │   ├── PositionLost          the log no longer holds the position that a task needs
+    │   ├── PositionBeyondEnd     the log ends before the position that a task has committed
     │   ├── TopicRecreated        the topic is not the one that the position was taken from
     │   ├── LogCorrupt            what is stored doesn't read back
     │   └── WrongPartition        a key was written that belongs to another task
@@ -43,6 +44,7 @@ __all__ = [
     "LogCorrupt",
     "LogLocked",
     "LogUnavailable",
+    "PositionBeyondEnd",
     "PositionLost",
     "RecordFailed",
     "RequestError",
@@ -116,6 +118,10 @@ class PositionLost(DataError):
             f"{first - position} records were removed unread; keep the topic longer, or go on from the first "
             f"record that is left with on_lost='earliest'"
         )
+
+
+class PositionBeyondEnd(DataError):
+    """The log ends before a position that was committed: it lost its tail, or is another log."""
 
 
 class TopicRecreated(DataError):

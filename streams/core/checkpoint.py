@@ -17,6 +17,7 @@ import msgspec
 from streams.core.batch import NEVER
 from streams.core.record import Position, TopicPartition
 from streams.core.watermark import InputState
+from streams.errors import TopologyChanged
 
 HISTORY = 64
 """How many epochs a checkpoint remembers; a store older than that is rebuilt."""
@@ -82,9 +83,17 @@ def parse_partition_key(key: str) -> TopicPartition:
 
 
 def claimed(previous: Checkpoint | None, *, log_id: str, topology: int) -> Checkpoint:
-    """The checkpoint that a claim commits: the next epoch, and everything else as the last owner left it."""
+    """The checkpoint that a claim commits: the next epoch, and everything else as the last owner left it.
+
+    Raises TopologyChanged when a newer version of the app has owned the task: it was fenced, and is left alone.
+    """
     if previous is None:
         return Checkpoint(log_id=log_id, epoch=1, number=1, history=((1, 1),), topology=topology)
+    if previous.topology > topology:
+        raise TopologyChanged(
+            f"version {previous.topology} of the app has taken over, and this worker runs version {topology}; stop "
+            f"it, or deploy the newer code"
+        )
     epoch, number = previous.epoch + 1, previous.number + 1
     history = (*previous.history, (epoch, number))[-HISTORY:]
     return msgspec.structs.replace(

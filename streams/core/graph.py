@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 from streams.core.batch import Batch
 from streams.core.context import TaskContext
@@ -90,10 +90,12 @@ class SourceNode(Node, Protocol):
     """The description of a source.
 
     timed: takes part in the task's watermark.  slack_ms: the disorder that it allows.  idle_after_ms: None never.
+    aligned: waits its turn by timestamp among the inputs of the task.
     on_lost: what to do when records were removed before they were read.
     """
 
     timed: bool
+    aligned: bool
     slack_ms: int
     idle_after_ms: int | None
     on_lost: Literal["fail", "earliest"]
@@ -164,8 +166,11 @@ class Graph:
 
 def _subtopology(nodes: list[Node]) -> Subtopology:
     topics = {node.reads.name: node.reads for node in nodes if node.reads is not None}
-    if not topics:
+    sources = [cast(SourceNode, node) for node in nodes if node.reads is not None]
+    if not sources:
         raise TopologyError(f"{nodes[0].name} has no source: nothing would ever reach it")
+    # Tables and inboxes come and go with an edit; they don't name the tasks, unless there is nothing else.
+    name = min([node.name for node in sources if node.timed] or [node.name for node in sources])
     widest = max(topics.values(), key=lambda spec: (spec.partitions, spec.name))
     for spec in topics.values():
         if spec.partitions != widest.partitions:
@@ -184,7 +189,7 @@ def _subtopology(nodes: list[Node]) -> Subtopology:
                     f"two operators use the name {state.name!r} for states of different kinds "
                     f"({known.fingerprint} and {state.fingerprint}); give one of them a name= of its own"
                 )
-    return Subtopology(min(topics), nodes, widest.partitions, states)
+    return Subtopology(name, nodes, widest.partitions, states)
 
 
 class _Groups:

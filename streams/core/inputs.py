@@ -74,7 +74,8 @@ class Piece:
 class Input:
     """One partition that a task reads.
 
-    timed: takes part in the task's watermark; a table's topic doesn't.  idle_after_ms: None never turns idle.
+    timed: takes part in the task's watermark; a table's topic doesn't.  aligned: waits its turn by timestamp; requests
+    don't.  idle_after_ms: None never turns idle.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Input:
         watermark: InputWatermark,
         *,
         timed: bool,
+        aligned: bool,
         idle_after_ms: int | None,
     ) -> None:
         self.partition = partition
@@ -93,6 +95,7 @@ class Input:
         self.source = source
         self.watermark = watermark
         self.timed = timed
+        self.aligned = aligned
         self.idle_after_ms = idle_after_ms
         self.heard_at_ms: int | None = None
         self.waiting = 0
@@ -194,12 +197,14 @@ def choose(inputs: Sequence[Input], behind: Callable[[Input], bool]) -> tuple[In
     """The input to take from, and the timestamp up to which it may be taken.
 
     The record with the lowest timestamp comes first.  An input that has nothing buffered but isn't at its end may
-    still hold a lower one (``behind``), so then there is nothing to choose yet.
+    still hold a lower one (``behind``), so then there is nothing to choose yet.  Inputs that aren't aligned go first.
     """
-    if len(inputs) == 1:
-        return (inputs[0], FOREVER) if inputs[0].waiting else None
     heads = []
     for each in inputs:
+        if len(inputs) == 1 or not each.aligned:
+            if each.waiting:
+                return each, FOREVER
+            continue
         head = each.head_time()
         if head is not None:
             heads.append((head, each))

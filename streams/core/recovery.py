@@ -21,7 +21,7 @@ import msgspec
 from streams.core.checkpoint import Checkpoint, partition_key
 from streams.core.record import START, Bounds, Position, TopicPartition
 from streams.core.store import StoreState
-from streams.errors import PositionLost, TopicRecreated
+from streams.errors import PositionBeyondEnd, PositionLost, TopicRecreated
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,8 @@ class InputFacts:
 def resolve_inputs(checkpoint: Checkpoint, facts: Mapping[TopicPartition, InputFacts]) -> tuple[Checkpoint, int]:
     """The checkpoint with a position for every input, and how many offsets were given up by choice.
 
-    An input without a position begins at the topic's first record.  Raises TopicRecreated and PositionLost.
+    An input without a position begins at the topic's first record.  Raises TopicRecreated, PositionLost and
+    PositionBeyondEnd.
     """
     positions, lost = dict(checkpoint.positions), 0
     topics = dict(checkpoint.topics)
@@ -120,10 +121,9 @@ def resolve_inputs(checkpoint: Checkpoint, facts: Mapping[TopicPartition, InputF
             lost += position.distance(each.bounds.start)
             positions[key] = each.bounds.start
         elif not each.bounds.end.reached(position):
-            raise PositionLost(
-                topic=partition.topic,
-                partition=partition.partition,
-                position=position.offset(),
-                first=each.bounds.start.offset(),
+            raise PositionBeyondEnd(
+                f"{partition}: the task stands at {position.offset()} but the log ends at {each.bounds.end.offset()}: "
+                f"the log has lost records that were acknowledged, or another one was put in its place; bring the log "
+                f"back, or start over with `streams reset`"
             )
     return msgspec.structs.replace(checkpoint, positions=positions, topics=topics), lost

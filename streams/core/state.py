@@ -50,7 +50,7 @@ class State(Protocol):
         ...
 
     def applied(self) -> None:
-        """The changes taken last have been written to the store."""
+        """A commit has succeeded and the changes taken for it are in the store: the time to evict."""
         ...
 
     @property

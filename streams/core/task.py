@@ -163,6 +163,7 @@ class Task:
             cast(SourceProcessor, self.processors[node]),
             watermark,
             timed=node.timed,
+            aligned=node.aligned,
             idle_after_ms=None if upstream else node.idle_after_ms,
         )
 
@@ -309,8 +310,7 @@ class Task:
         return self._marked_at_ms is None or now_ms - self._marked_at_ms >= self._plan.watermark_interval_ms
 
     def _mark(self) -> tuple[int, bool]:
-        idle = bool(self._watermarks) and all(each.idle for each in self._watermarks)
-        return self.watermark, idle
+        return self.watermark, all(each.idle for each in self._watermarks)
 
     def capture(self, now_ms: int) -> Captured:
         """Everything since the last commit, as one.  Nothing may be processed until it is committed."""
@@ -352,18 +352,20 @@ class Task:
         self.checkpoint = captured.checkpoint
         self.must_commit = False
         self.dirty = False
-        if not captured.changes:
-            return
+        if captured.changes:
+            self._apply(captured.changes, ends)
+        for state in self.states.values():
+            state.applied()
+
+    def _apply(self, taken: Mapping[str, list[tuple[bytes, Changes]]], ends: Mapping[TopicPartition, Position]) -> None:
         known = self._store.state
         changelogs = dict(known.changelogs) if known is not None else {}
         flat: dict[bytes, Changes] = {}
-        for name, taken in captured.changes.items():
+        for name, parts in taken.items():
             changelogs[name] = ends[TopicPartition(self._plan.changelog(name), self.partition)]
-            for sub, changes in taken:
+            for sub, changes in parts:
                 flat[prefix_bytes(self._prefixes[name]) + sub] = changes
         self._store.apply(flat, self.store_state(changelogs))
-        for name in captured.changes:
-            self.states[name].applied()
 
     def store_state(self, changelogs: Mapping[str, Position]) -> StoreState:
         """The identity that the store's contents stand for."""

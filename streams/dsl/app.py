@@ -302,7 +302,7 @@ class App:
         inbox = TopicSpec(
             self.internal(label, "inbox", f"the inbox of agent {label}"), source.partitions, "repartition"
         )
-        asked = Source(name=f"{label}.inbox", topic=inbox, decode=values.decode, timed=False)
+        asked = Source(name=f"{label}.inbox", topic=inbox, decode=values.decode, timed=False, aligned=False)
         self.add(asked)
         node = AgentNode(
             name=label,

@@ -26,6 +26,7 @@ class Source(Operator):
     """Reads ``topic``.
 
     decode: bytes to value.  timestamp: value to event time, None takes the record's own.
+    timed, aligned: see ``core.graph.SourceNode``.
     on_lost: what to do when records were removed before they were read.
     tombstones: True hands records without a value on as None (tables); else they are counted and left out.
     """
@@ -36,6 +37,7 @@ class Source(Operator):
     slack_ms: int = 0
     idle_after_ms: int | None = None
     timed: bool = True
+    aligned: bool = True
     tombstones: bool = False
     on_lost: Literal["fail", "earliest"] = "fail"
 

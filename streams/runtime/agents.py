@@ -15,6 +15,7 @@ import inspect
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
@@ -76,7 +77,7 @@ class AgentRunner:
             return [(self._lanes[0], range(len(batch)))]
         dealt: list[list[int]] = [[] for _ in self._lanes]
         for index, key in enumerate(batch.keys):
-            dealt[hash(key) % len(dealt)].append(index)
+            dealt[crc32(key or b"") % len(dealt)].append(index)
         return [(lane, indexes) for lane, indexes in zip(self._lanes, dealt, strict=True) if indexes]
 
     def _collect(self, batch: Batch, lanes: list[tuple[_Lane, Sequence[int]]]) -> None:

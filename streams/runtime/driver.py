@@ -2,7 +2,7 @@
 
     claim ──▶ restore ──▶ running ── commit ──▶ running ── stop ──▶ commit, released
       ▲                      │  unknown outcome, log or store error, agent stuck
-      └──── closed dirty ◀───┘  fenced: another owner has it, so this one lets go
+      └──── closed dirty ◀───┘  fenced: another owner has it; claimed again only if it stays assigned here
 
 What must live here: the order of effects around a claim and a commit.  What must not: what a commit contains
 (``core.task``), who should run the task (``runtime.membership``).
@@ -38,6 +38,8 @@ logger = logging.getLogger("streams")
 
 MAX_WAIT_S = 0.2
 """How long a task that has nothing to do waits at most before it looks at the clock."""
+FENCED_PAUSE_S = 2.0
+"""How long a fenced task waits for the assignment that takes it away, before it claims again."""
 TURN_S = 0.02
 """How long a task works before it lets others run."""
 
@@ -71,7 +73,7 @@ class Services:
 
 
 class Driver:
-    """Runs one task until it is stopped, fenced, or fails for good."""
+    """Runs one task until it is stopped or fails for good."""
 
     def __init__(self, services: Services, subtopology: Subtopology, partition: int, slot: int) -> None:
         self.id = subtopology.task_id(partition)
@@ -87,6 +89,7 @@ class Driver:
         self._agents: list[AgentRunner] = []
         self._commit_at: float | None = None
         self._seen_counts: dict[str, int] = {}
+        self._commits = 0
 
     def stop(self) -> None:
         """Ask the task to commit and let go; ``run`` returns soon after."""
@@ -103,7 +106,7 @@ class Driver:
         )
 
     async def run(self) -> None:
-        """Live the task's life.  Returns when it was stopped or fenced; raises what can't be retried."""
+        """Live the task's life.  Returns when it was stopped; raises what can't be retried."""
         restarts = 0
         while not self._stopping:
             committed_before = self._commits
@@ -111,18 +114,23 @@ class Driver:
                 await self._live()
                 break
             except Fenced as error:
+                # Whoever fenced it runs it now.  While this worker is still told to run it, it tries again, slowly.
                 logger.info("task %s: %s", self.id, error)
-                break
+                await self._pause(FENCED_PAUSE_S)
             except RetryableError as error:
                 restarts = 0 if self._commits > committed_before + 1 else restarts + 1
                 self._services.metrics.of(self._services.metrics.restarts, self.id, 1)
                 if restarts > self._services.max_restarts or (isinstance(error, AgentStuck) and restarts > 1):
                     raise
                 logger.warning("task %s starts again from its last commit: %s", self.id, error)
-                await asyncio.sleep(min(5.0, 0.05 * 2**restarts))
+                await self._pause(min(5.0, 0.05 * 2**restarts))
         self.phase = Phase.RELEASED
 
-    _commits = 0
+    async def _pause(self, seconds: float) -> None:
+        """Wait, unless the task is stopped first."""
+        until = asyncio.get_running_loop().time() + seconds
+        while not self._stopping and (left := until - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(min(MAX_WAIT_S, left))
 
     async def _live(self) -> None:
         services = self._services

@@ -51,6 +51,7 @@ class Worker:
     """Runs an app on an opened log.
 
     liveness_timeout_s: a task whose lag isn't 0 and that makes no progress for that long fails the worker.
+    shutdown_timeout_s: a task that hasn't committed and let go that long after a stop is cut off, which loses nothing.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Worker:
         membership: Membership | None = None,
         progress: Progress = lambda task, done, total: None,
         liveness_timeout_s: float = 120.0,
+        shutdown_timeout_s: float = 8.0,
         make_driver: DriverFactory = Driver,
     ) -> None:
         self.app = app
@@ -75,6 +77,7 @@ class Worker:
         self._membership = membership or Alone()
         self._progress = progress
         self._liveness_timeout_s = liveness_timeout_s
+        self._shutdown_timeout_s = shutdown_timeout_s
         self._make_driver = make_driver
         self._requests = Requests(log, clock)
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -202,7 +205,16 @@ class Worker:
         for driver in self.drivers.values():
             driver.stop()
         if self._running:
-            await asyncio.wait(self._running.values())
+            _, slow = await asyncio.wait(self._running.values(), timeout=self._shutdown_timeout_s)
+            for task in slow:
+                logger.warning(
+                    "%s didn't stop within %g s; its work since the last commit is left to be done again",
+                    task.get_name(),
+                    self._shutdown_timeout_s,
+                )
+                task.cancel()
+            if slow:
+                await asyncio.wait(slow)
         for task in self._background:
             task.cancel()
         if self._background:
