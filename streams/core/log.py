@@ -33,6 +33,7 @@ class TopicSpec:
     """How a topic is to be.  Internal kinds never lose unread records: the runtime trims them itself.
 
     retention_ms, retention_bytes: None keeps everything.  compact: keep the last record of each key.
+    location: URL of the foreign log that holds it; "" for the app's own.
     """
 
     name: str
@@ -41,6 +42,7 @@ class TopicSpec:
     retention_ms: int | None = None
     retention_bytes: int | None = None
     compact: bool = False
+    location: str = ""
 
 
 @dataclass(frozen=True, slots=True)

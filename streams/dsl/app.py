@@ -22,6 +22,7 @@ from streams.core.state import StateSpec
 from streams.dsl.agent import Agent, sinks_of
 from streams.dsl.blueprint import Blueprint, draw_blueprint
 from streams.dsl.codec import Codec, value_codec
+from streams.dsl.foreign import Outbox, split_location
 from streams.dsl.keys import key_codec, ordered_key_codec
 from streams.dsl.naming import Names, check_name
 from streams.dsl.stream import Stream
@@ -109,6 +110,7 @@ class App:
         self.tables: dict[str, Table[Any, Any]] = {}
         self.views: dict[str, TableView] = {}
         self.agents: dict[str, Agent[Any, Any]] = {}
+        self.outboxes: dict[str, Outbox] = {}
         self.timers: list[Timer] = []
         self.start_hooks: list[Callable[[], Awaitable[None]]] = []
         self._names = Names()
@@ -132,12 +134,13 @@ class App:
         retention_bytes: int | None = None,
         compact: bool = False,
     ) -> Topic[Any, Any]:
-        """A topic on the app's log; created at start if it isn't there.
+        """A topic on the app's log, created at start if it isn't there; or ``<log>/<topic>`` on another log.
 
         key: str by default, bytes, int, …  value: the type of its values; without one, plain JSON.
         retention, retention_bytes: how long or how much is kept; everything by default.  compact: only the last
         record of each key is kept.  The same name gives the same topic; other settings raise ConfigurationError.
         """
+        location, name = split_location(name)
         spec = TopicSpec(
             check_name(name, "a topic"),
             partitions or self.partitions,
@@ -145,6 +148,7 @@ class App:
             None if retention is None else parse_duration_ms(retention, "retention"),
             retention_bytes,
             compact,
+            location,
         )
         topic: Topic[Any, Any] = Topic(self, spec, key_codec(key), value_codec(value), value)
         known = self.topics.setdefault(name, topic)
@@ -373,6 +377,15 @@ class App:
         self._names.take(f"{label}.{kind}", what)
         return f"{self.name}.{label}.{kind}"
 
+    def outlet(self, target: TopicSpec) -> TopicSpec:
+        """Where tasks write what is meant for ``target``: the topic itself, or the outbox of a foreign one."""
+        if not target.location:
+            return target
+        if target.name not in self.outboxes:
+            name = self.internal(target.name, "outbox", f"the outbox of {target.name}")
+            self.outboxes[target.name] = Outbox(TopicSpec(name, self.partitions, "outbox"), target)
+        return self.outboxes[target.name].topic
+
     def state_name(self, name: str) -> str:
         return self._names.take(name, f"the state of {name}")
 
@@ -403,7 +416,9 @@ class App:
                 if not getattr(node, "ports", True):
                     raise TopologyError(f"{node.name}: nobody takes the window's results; add .final() or .updates()")
             declared = {name: topic.spec for name, topic in self.topics.items()}
-            self._blueprint = draw_blueprint(self.name, self.version, self.graph, declared)
+            self._blueprint = draw_blueprint(
+                self.name, self.version, self.graph, declared, list(self.outboxes.values())
+            )
         return self._blueprint
 
     def task_of(self, topic: str, partition: int) -> str:

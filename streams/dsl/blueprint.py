@@ -6,11 +6,14 @@ What must live here: topics to create, tasks to run, the topology record.  What 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from msgspec import structs
 
 from streams.core.graph import Graph, Subtopology
 from streams.core.log import TopicSpec
 from streams.core.topology import StoreRecord, TopologyRecord
+from streams.dsl.foreign import Outbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +29,21 @@ class Blueprint:
     topics: Mapping[str, TopicSpec]
     upstream_tasks: Mapping[str, Sequence[str]]
     record: TopologyRecord
+    outboxes: Sequence[Outbox] = ()
 
     @property
     def partitions(self) -> dict[str, int]:
         return {name: spec.partitions for name, spec in self.topics.items()}
+
+    @property
+    def own_topics(self) -> list[TopicSpec]:
+        """The topics on the app's own log."""
+        return [spec for spec in self.topics.values() if not spec.location]
+
+    @property
+    def foreign_topics(self) -> list[TopicSpec]:
+        """The topics on other logs."""
+        return [spec for spec in self.topics.values() if spec.location]
 
     def subtopology_of_task(self, task: str) -> tuple[Subtopology, int]:
         """The subtopology and partition of a task id."""
@@ -38,14 +52,17 @@ class Blueprint:
 
     @property
     def tasks(self) -> list[str]:
-        return [task for each in self.subtopologies for task in each.task_ids]
+        deliveries = [task for outbox in self.outboxes for task in outbox.task_ids]
+        return [task for each in self.subtopologies for task in each.task_ids] + deliveries
 
 
 def changelog_topic(app: str, state: str) -> str:
     return f"{app}.{state}.changelog"
 
 
-def draw_blueprint(app: str, version: int, graph: Graph, declared: Mapping[str, TopicSpec]) -> Blueprint:
+def draw_blueprint(
+    app: str, version: int, graph: Graph, declared: Mapping[str, TopicSpec], outboxes: Sequence[Outbox] = ()
+) -> Blueprint:
     """Compute the blueprint.  ``declared``: topics of the app that no node reads or writes."""
     subtopologies = graph.subtopologies()
     topics = {**declared, **graph.topics()}
@@ -60,7 +77,10 @@ def draw_blueprint(app: str, version: int, graph: Graph, declared: Mapping[str, 
         version=version,
         partitions={each.name: each.partitions for each in subtopologies},
         stores=stores,
-        internal_topics={spec.name: spec.partitions for spec in topics.values() if spec.kind == "repartition"},
-        slots=[task for each in subtopologies for task in each.task_ids],
+        internal_topics={
+            spec.name: spec.partitions for spec in topics.values() if spec.kind in ("repartition", "outbox")
+        },
+        slots=[],
     )
-    return Blueprint(app, subtopologies, topics, graph.upstream_tasks(), record)
+    drawn = Blueprint(app, subtopologies, topics, graph.upstream_tasks(), record, outboxes)
+    return replace(drawn, record=structs.replace(record, slots=drawn.tasks))

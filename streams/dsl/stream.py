@@ -184,7 +184,7 @@ class Stream(Generic[K, V]):
                 name=f"{self.label}: to {target.name}",
                 upstream=(self.node,),
                 policy=self.policy,
-                topic=target.spec,
+                topic=self.app.outlet(target.spec),
                 encode=target.value_codec.encode,
                 recode_key=recode,
             )

@@ -11,8 +11,9 @@ What must live here: the order of effects around a claim and a commit.  What mus
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -25,11 +26,12 @@ from streams.core.record import TopicPartition
 from streams.core.recovery import InputFacts, resolve_inputs
 from streams.core.store import Store
 from streams.core.task import Captured, Plan, Task
-from streams.errors import AgentStuck, Fenced, RetryableError
+from streams.errors import AgentStuck, ConfigurationError, Fenced, RetryableError
 from streams.operators.agent import AgentWork
 from streams.runtime.agents import AgentRunner
 from streams.runtime.clock import Clock
 from streams.runtime.metrics import Metrics
+from streams.runtime.readers import open_reader
 from streams.runtime.requests import Requests
 from streams.runtime.restore import Progress, restore
 from streams.runtime.stores import Stores
@@ -55,7 +57,7 @@ class Phase(Enum):
 
 @dataclass(slots=True)
 class Services:
-    """What all drivers of a worker share."""
+    """What all drivers of a worker share.  ``foreign``: by topic, the other log that holds it."""
 
     log: Log
     stores: Stores
@@ -64,6 +66,7 @@ class Services:
     metrics: Metrics
     requests: Requests
     user_topics: frozenset[str]
+    foreign: Mapping[str, Log]
     topology_version: int
     guarantee: GuaranteeName = "exactly_once"
     commit_interval_s: float = 0.1
@@ -84,7 +87,7 @@ class Driver:
         self._subtopology = subtopology
         self._partition = partition
         self._slot = slot
-        self._stopping = False
+        self._stop = asyncio.Event()
         self._writer: TaskWriter | None = None
         self._agents: list[AgentRunner] = []
         self._commit_at: float | None = None
@@ -93,7 +96,7 @@ class Driver:
 
     def stop(self) -> None:
         """Ask the task to commit and let go; ``run`` returns soon after."""
-        self._stopping = True
+        self._stop.set()
 
     @property
     def lag(self) -> int:
@@ -108,7 +111,7 @@ class Driver:
     async def run(self) -> None:
         """Live the task's life.  Returns when it was stopped; raises what can't be retried."""
         restarts = 0
-        while not self._stopping:
+        while not self._stop.is_set():
             committed_before = self._commits
             try:
                 await self._live()
@@ -128,9 +131,9 @@ class Driver:
 
     async def _pause(self, seconds: float) -> None:
         """Wait, unless the task is stopped first."""
-        until = asyncio.get_running_loop().time() + seconds
-        while not self._stopping and (left := until - asyncio.get_running_loop().time()) > 0:
-            await asyncio.sleep(min(MAX_WAIT_S, left))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
 
     async def _live(self) -> None:
         services = self._services
@@ -170,20 +173,28 @@ class Driver:
             self._commit_at = None
             self.phase = Phase.RUNNING
             self.progress_at = loop.time()
-            reader = services.log.reader({each.partition: each.position for each in task.inputs})
+            positions = {each.partition: each.position for each in task.inputs}
+            reader = open_reader(services.foreign, services.log, positions)
             await self._work(task, reader)
         finally:
             await self._let_go(reader, store)
 
     async def _input_facts(self) -> dict[TopicPartition, InputFacts]:
-        log = self._services.log
-        topics = await log.topics()
         nodes: dict[TopicPartition, SourceNode] = {}
         for node in self._subtopology.sources:
             assert node.reads is not None
             nodes[TopicPartition(node.reads.name, self._partition)] = node  # type: ignore[assignment]
-        bounds = await log.bounds(list(nodes))
-        return {at: InputFacts(bounds[at], topics[at.topic].identity, node.on_lost) for at, node in nodes.items()}
+        facts = {}
+        for at, node in nodes.items():
+            log = self._services.foreign.get(at.topic, self._services.log)
+            info = (await log.topics()).get(at.topic)
+            if info is None:
+                raise ConfigurationError(
+                    f"topic {at.topic!r} doesn't exist on {log.url}; create it there, or mend its name"
+                )
+            bounds = await log.bounds([at])
+            facts[at] = InputFacts(bounds[at], info.identity, node.on_lost)
+        return facts
 
     async def _let_go(self, reader: Reader | None, store: Store | None) -> None:
         """Close everything, the store before the task is anybody else's."""
@@ -203,7 +214,7 @@ class Driver:
 
     async def _work(self, task: Task, reader: Reader) -> None:
         services, loop = self._services, asyncio.get_running_loop()
-        while not self._stopping:
+        while not self._stop.is_set():
             wanted = task.wanted()
             if wanted:
                 for fetched in await reader.fetch(
@@ -229,7 +240,7 @@ class Driver:
     async def _turn(self, task: Task, loop: asyncio.AbstractEventLoop) -> None:
         """Work on what is buffered, and commit when it is time."""
         until = loop.time() + TURN_S
-        while not self._stopping:
+        while not self._stop.is_set():
             worked = False if task.must_commit else task.step()
             if worked:
                 self.progress_at = loop.time()

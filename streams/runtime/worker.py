@@ -11,25 +11,29 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
-from streams.core.capability import derive_commit, require
+from streams.connectors.log_sink import LogSink
+from streams.connectors.registry import open_log
+from streams.core.capability import derive_commit, derive_sink, derive_source, require
 from streams.core.log import Append, Commit, Log, TopicSpec
 from streams.core.record import Position, Records, TopicPartition
 from streams.core.state import KeyedState
 from streams.core.task import Plan
-from streams.core.topology import Start, TopologyRecord, resolve_topology, slot_of
+from streams.core.topology import TopologyRecord, resolve_topology, slot_of
 from streams.dsl.agent import Agent
 from streams.dsl.app import App
 from streams.dsl.blueprint import changelog_topic
 from streams.dsl.schema import incompatibility
 from streams.dsl.timer import Timer
-from streams.errors import LogUnavailable, StreamsError
+from streams.errors import LogUnavailable, StreamsError, TopicMismatch
 from streams.runtime.clock import Clock
+from streams.runtime.delivery import Delivery
 from streams.runtime.driver import Driver, DriverFactory, Phase, Services
 from streams.runtime.membership import Alone, Membership
 from streams.runtime.metrics import Metrics
@@ -66,6 +70,7 @@ class Worker:
         liveness_timeout_s: float = 120.0,
         shutdown_timeout_s: float = 8.0,
         make_driver: DriverFactory = Driver,
+        connect: Callable[[str], Log] = open_log,
     ) -> None:
         self.app = app
         self.log = log
@@ -79,6 +84,9 @@ class Worker:
         self._liveness_timeout_s = liveness_timeout_s
         self._shutdown_timeout_s = shutdown_timeout_s
         self._make_driver = make_driver
+        self._connect = connect
+        self._foreign: dict[str, Log] = {}
+        self.deliveries: dict[str, Delivery] = {}
         self._requests = Requests(log, clock)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._background: list[asyncio.Task[None]] = []
@@ -102,12 +110,13 @@ class Worker:
     async def working(self) -> AsyncIterator[Worker]:
         """The worker at work; on leaving, its tasks commit and are released."""
         self._failure = asyncio.get_running_loop().create_future()
-        start = await self._prepare()
-        self.app.attach(self)
         try:
+            await self._open_foreign()
+            await self._prepare()
+            self.app.attach(self)
             for hook in self.app.start_hooks:
                 await hook()
-            self._spawn("assignments", self._follow_assignments(start))
+            self._spawn("assignments", self._follow_assignments())
             self._spawn("housekeeping", self._keep_house())
             ticker = Ticker(f"{self.app.name}.ticker", self.app.timers, self.log, self._clock, self.app.version)
             self._spawn("ticker", ticker.run())
@@ -118,8 +127,33 @@ class Worker:
         finally:
             await self._shut_down()
             self.app.attach(None)
+            for log in {id(log): log for log in self._foreign.values()}.values():
+                await log.close()
 
-    async def _prepare(self) -> Start:
+    async def _open_foreign(self) -> None:
+        """Open the other logs that the app reads or delivers to, and check the guarantee of each edge."""
+        opened: dict[str, Log] = {}
+        for spec in self.blueprint.foreign_topics:
+            if spec.location not in opened:
+                opened[spec.location] = self._connect(spec.location)
+                await opened[spec.location].open()
+            log = self._foreign[spec.name] = opened[spec.location]
+            if spec.name in self.app.outboxes:
+                await log.create_topics([replace(spec, location="")])
+                require(self.app.guarantee, f"{spec.location}/{spec.name}", derive_sink(LogSink(log).capabilities))
+            else:
+                await self._check_source(log, spec)
+
+    async def _check_source(self, log: Log, spec: TopicSpec) -> None:
+        require(self.app.guarantee, f"{spec.location}/{spec.name}", derive_source(log.capabilities))
+        info = (await log.topics()).get(spec.name)
+        if info is not None and info.spec.partitions != spec.partitions:
+            raise TopicMismatch(
+                f"{spec.location}/{spec.name} has {info.spec.partitions} partitions and the app declares "
+                f"{spec.partitions}; give app.topic partitions={info.spec.partitions}"
+            )
+
+    async def _prepare(self) -> None:
         """Everything that is checked and made on the log before a task may run."""
         require(self.app.guarantee, f"app {self.app.name}", derive_commit(self.log.capabilities, self.app.guarantee))
         writer = await self.log.fence(f"{self.app.name}.control", 0)
@@ -137,12 +171,11 @@ class Worker:
             removed = [*start.removed_topics, *(changelog_topic(self.app.name, name) for name in start.removed_stores)]
             if removed:
                 await self.log.delete_topics(removed)
-            await self.log.create_topics(list(self.blueprint.topics.values()))
+            await self.log.create_topics(self.blueprint.own_topics)
             await writer.commit(Commit(msgspec.msgpack.encode(start.record)))
         finally:
             await writer.close()
         self._slots = dict(slot_of(start.record.slots))
-        return start
 
     def _services(self) -> Services:
         app, blueprint = self.app, self.blueprint
@@ -162,6 +195,7 @@ class Worker:
             plan=plan,
             metrics=self.metrics,
             requests=self._requests,
+            foreign=self._foreign,
             user_topics=frozenset(name for name, spec in blueprint.topics.items() if spec.kind == "user"),
             topology_version=app.version,
             guarantee=app.guarantee,
@@ -170,20 +204,36 @@ class Worker:
             progress=self._progress,
         )
 
-    async def _follow_assignments(self, start: Start) -> None:
+    async def _follow_assignments(self) -> None:
         services = self._services()
         async for wanted in self._membership.assignments(self.blueprint.tasks):
             gone = [task for task in self._running if task not in wanted]
             for task in gone:
-                self.drivers[task].stop()
+                self._at_work(task).stop()
             for task in gone:
                 await asyncio.wait({self._running.pop(task)})
-                del self.drivers[task]
+                self.drivers.pop(task, None)
+                self.deliveries.pop(task, None)
             for task in sorted(wanted - self._running.keys()):
-                subtopology, partition = self.blueprint.subtopology_of_task(task)
-                driver = self._make_driver(services, subtopology, partition, self._slots[task])
-                self.drivers[task] = driver
-                self._running[task] = self._start(f"task {task}", driver.run())
+                self._running[task] = self._start(f"task {task}", self._make(services, task).run())
+
+    def _at_work(self, task: str) -> Driver | Delivery:
+        driver = self.drivers.get(task)
+        return driver if driver is not None else self.deliveries[task]
+
+    def _make(self, services: Services, task: str) -> Driver | Delivery:
+        """The driver of a task, or the delivery of an outbox's partition."""
+        slot = self._slots[task]
+        for outbox in self.blueprint.outboxes:
+            if task in outbox.task_ids:
+                target = self._foreign[outbox.target.name]
+                partition = outbox.task_ids.index(task)
+                made = Delivery(self.log, LogSink(target), target, outbox, partition, slot, self.app.version)
+                self.deliveries[task] = made
+                return made
+        subtopology, partition = self.blueprint.subtopology_of_task(task)
+        driver = self.drivers[task] = self._make_driver(services, subtopology, partition, slot)
+        return driver
 
     def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         self._background.append(self._start(name, work))
@@ -202,8 +252,8 @@ class Worker:
 
     async def _shut_down(self) -> None:
         """Let every task commit and go; then end what runs beside them."""
-        for driver in self.drivers.values():
-            driver.stop()
+        for each in self._running:
+            self._at_work(each).stop()
         if self._running:
             _, slow = await asyncio.wait(self._running.values(), timeout=self._shutdown_timeout_s)
             for task in slow:
@@ -256,6 +306,9 @@ class Worker:
                 position = task.checkpoint.position(each.partition)
                 if self.blueprint.topics[each.partition.topic].kind == "repartition" and position is not None:
                     consumed[each.partition] = position
+        for delivery in self.deliveries.values():
+            if delivery.position is not None:
+                consumed[delivery.at] = delivery.position
         return consumed
 
     def stuck(self, now: float, deadline_s: float) -> list[str]:
@@ -278,9 +331,13 @@ class Worker:
     @property
     def caught_up(self) -> bool:
         """Every task runs, and has committed everything that it knows of."""
-        return bool(self.drivers) and all(
-            driver.phase is Phase.RUNNING and driver.task is not None and driver.task.caught_up
-            for driver in self.drivers.values()
+        return (
+            bool(self.drivers)
+            and all(
+                driver.phase is Phase.RUNNING and driver.task is not None and driver.task.caught_up
+                for driver in self.drivers.values()
+            )
+            and all(delivery.caught_up for delivery in self.deliveries.values())
         )
 
     # ── what topics, tables and agents ask for (dsl.app.Running) ──────────────────────────────────────────────────

@@ -6,6 +6,7 @@ The same runtime as in production on a log in memory; only the log, the stores a
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -52,8 +53,16 @@ class TestDriver:
         self._clock = VirtualClock(self._loop)
         self._log = MemoryLog()
         self._stores = MemoryStores()
-        self._worker = Worker(app, self._log, self._stores, self._clock)
+        self._logs: dict[str, MemoryLog] = {"": self._log}
+        self._worker = Worker(app, self._log, self._stores, self._clock, connect=self._connect)
         self._read: dict[TopicPartition, int] = {}
+
+    def _connect(self, location: str) -> MemoryLog:
+        """Every other log that the app names is one in memory, which the test can fill and read as well."""
+        known = self._logs.get(location)
+        made = MemoryLog() if known is None else MemoryLog(known.broker)
+        self._logs.setdefault(location, made)
+        return made
 
     def __enter__(self) -> TestDriver:
         self._run(self._log.open())
@@ -80,22 +89,20 @@ class TestDriver:
         target = self._topic(topic)
         at = self._clock.now_ms() if timestamp is None else to_epoch_ms(timestamp)
         records = target.encode(items, [at] * len(items))
-        self._run(self._log.append(self._worker.spread(target.spec, records)))
-        self._settle()
+        self._append(target, self._worker.spread(target.spec, records))
 
     def send_bytes(self, topic: str, value: bytes, *, key: bytes | None = None) -> None:
         """Append raw bytes: a record that may not decode."""
         target = self._topic(topic)
         records = Records([key], [value], [self._clock.now_ms()])
-        self._run(self._log.append(self._worker.spread(target.spec, records)))
-        self._settle()
+        self._append(target, self._worker.spread(target.spec, records))
 
     def send_watermark(self, topic: Topic[Any, Any] | str, time: Any) -> None:
         """Promise that nothing with an event time below ``time`` comes any more, so that windows before it close."""
-        spec = self._topic(topic).spec
+        target = self._topic(topic)
         mark = watermark_record(to_epoch_ms(time), self._clock.now_ms())
-        self._run(self._log.append([Append(TopicPartition(spec.name, p), mark) for p in range(spec.partitions)]))
-        self._settle()
+        partitions = range(target.spec.partitions)
+        self._append(target, [Append(TopicPartition(target.name, number), mark) for number in partitions])
 
     def advance(self, by: Duration) -> None:
         """Let wall-clock time pass: timers tick, idle inputs turn idle, batches that waited are sent."""
@@ -116,7 +123,9 @@ class TestDriver:
         found = []
         for number in range(target.spec.partitions):
             at = TopicPartition(target.name, number)
-            while (batch := self._log.broker.partition(at).read(self._read.get(at, 0), 1000)) is not None:
+            while (
+                batch := self._logs[target.spec.location].broker.partition(at).read(self._read.get(at, 0), 1000)
+            ) is not None:
                 self._read[at] = batch.next_offset
                 found.extend(_decoded(target, batch.records))
         return found
@@ -134,6 +143,10 @@ class TestDriver:
     def run(self, work: Any) -> Any:
         """Run a coroutine beside the app: ``t.run(agent.ask(…))``."""
         return self._run(work)
+
+    def _append(self, topic: Topic[Any, Any], appends: Sequence[Append]) -> None:
+        self._run(self._logs[topic.spec.location].append(appends))
+        self._settle()
 
     def _topic(self, topic: Topic[Any, Any] | str) -> Topic[Any, Any]:
         return topic if isinstance(topic, Topic) else self.app.topics[topic]

@@ -1,0 +1,40 @@
+"""Topics of another log than the app's own: read directly, written through an outbox.
+
+What is written to a foreign topic first goes to an outbox topic on the app's log, in the commit of the task; a delivery
+task carries it out (``runtime.delivery``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streams.core.log import TopicSpec
+from streams.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class Outbox:
+    """The outbox of one foreign topic."""
+
+    topic: TopicSpec
+    target: TopicSpec
+
+    def task_id(self, partition: int) -> str:
+        return f"{self.target.name}.delivery-{partition}"
+
+    @property
+    def task_ids(self) -> list[str]:
+        return [self.task_id(partition) for partition in range(self.topic.partitions)]
+
+
+def split_location(name: str) -> tuple[str, str]:
+    """A topic as users write it, to (location of its log, topic name): the location is "" for a plain name.
+
+    ``embedded:./plant/readings`` is the topic readings of the log embedded:./plant.
+    """
+    if ":" not in name:
+        return "", name
+    location, slash, topic = name.rpartition("/")
+    if not slash or not topic or location.endswith((":", "/")):
+        raise ConfigurationError(f"{name!r} names no topic; write <log>/<topic>, as in embedded:./plant/readings")
+    return location, topic

@@ -1,0 +1,150 @@
+"""Delivery: carries an outbox out to a target that is outside of the log's commit.
+
+    claim on the app's log ──▶ fence the target ──▶ read the delivered position *from the target* ──▶ deliver, in order
+
+The target's position decides where to go on; the checkpoint on the app's log only says how far the outbox may be
+trimmed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+
+import msgspec
+
+from streams.core.checkpoint import Checkpoint, claimed, decode_checkpoint, encode_checkpoint, partition_key
+from streams.core.log import Append, Commit, Log, Reader, Sink, SinkWriter, TaskWriter
+from streams.core.record import Fetched, Position, Records, TopicPartition
+from streams.dsl.foreign import Outbox
+from streams.errors import Fenced, PositionLost, RetryableError
+
+logger = logging.getLogger("streams")
+
+_encode_position = msgspec.msgpack.Encoder().encode
+_decode_position = msgspec.msgpack.Decoder(Position).decode
+
+BATCH_RECORDS = 1000
+CHECKPOINT_EVERY_S = 1.0
+WAIT_S = 0.2
+
+
+class Delivery:
+    """Delivers one partition of an outbox until it is stopped."""
+
+    def __init__(
+        self, log: Log, sink: Sink, target: Log, outbox: Outbox, partition: int, slot: int, topology: int
+    ) -> None:
+        self.id = outbox.task_id(partition)
+        self.delivered = Position()
+        self._log = log
+        self._sink = sink
+        self._target = target
+        self._outbox = outbox
+        self.at = TopicPartition(outbox.topic.name, partition)
+        self._slot = slot
+        self._topology = topology
+        self._stop = asyncio.Event()
+        self._checkpoint: Checkpoint | None = None
+        self._reader: Reader | None = None
+
+    def stop(self) -> None:
+        """Ask the delivery to let go; ``run`` returns soon after."""
+        self._stop.set()
+
+    @property
+    def position(self) -> Position | None:
+        """Up to where the outbox is delivered and checkpointed."""
+        return None if self._checkpoint is None else self._checkpoint.position(self.at)
+
+    @property
+    def caught_up(self) -> bool:
+        """Everything in the outbox, as far as known, has been delivered."""
+        return self._reader is not None and self.delivered.reached(self._reader.ends()[self.at])
+
+    async def run(self) -> None:
+        """Deliver until stopped.  An unreachable target is tried again for as long as it takes: the outbox keeps."""
+        pause_s = 0.1
+        while not self._stop.is_set():
+            try:
+                await self._live()
+            except RetryableError as error:
+                level = logging.INFO if isinstance(error, Fenced) else logging.WARNING
+                logger.log(level, "delivery %s starts again from what the target has: %s", self.id, error)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause_s):
+                        await self._stop.wait()
+                pause_s = min(10.0, pause_s * 2)
+
+    async def _live(self) -> None:
+        writer = await self._log.fence(self.id, self._slot)
+        sink: SinkWriter | None = None
+        try:
+            previous = decode_checkpoint(writer.checkpoint) if writer.checkpoint is not None else None
+            self._checkpoint = claimed(previous, log_id=self._log.identity, topology=self._topology)
+            await writer.commit(Commit(encode_checkpoint(self._checkpoint)))
+            sink = await self._sink.fence(f"{self._log.identity}.{self.id}")
+            self.delivered = _decode_position(sink.delivered) if sink.delivered is not None else Position()
+            await self._deliver(writer, sink)
+        finally:
+            if sink is not None:
+                await sink.close()
+            await writer.close()
+
+    async def _deliver(self, writer: TaskWriter, sink: SinkWriter) -> None:
+        bounds = (await self._log.bounds([self.at]))[self.at]
+        if not self.delivered.reached(bounds.start):
+            raise PositionLost(
+                topic=self.at.topic,
+                partition=self.at.partition,
+                position=self.delivered.offset(),
+                first=bounds.start.offset(),
+            )
+        reader = self._reader = self._log.reader({self.at: self.delivered})
+        loop = asyncio.get_running_loop()
+        checkpoint_at = loop.time() + CHECKPOINT_EVERY_S
+        try:
+            while not self._stop.is_set():
+                for batch in await reader.fetch([self.at], max_records=BATCH_RECORDS, wait_s=WAIT_S):
+                    position = self.delivered.advanced(batch.lane, batch.next_offset)
+                    await sink.deliver(self._spread(batch), _encode_position(position))
+                    self.delivered = position
+                if loop.time() >= checkpoint_at:
+                    await self._keep(writer)
+                    checkpoint_at = loop.time() + CHECKPOINT_EVERY_S
+            await self._keep(writer)
+        finally:
+            self._reader = None
+            await reader.close()
+
+    async def _keep(self, writer: TaskWriter) -> None:
+        """Tell the app's log how far the outbox has been delivered."""
+        known = self._checkpoint
+        assert known is not None
+        if known.position(self.at) == self.delivered:
+            return
+        kept = msgspec.structs.replace(
+            known, number=known.number + 1, positions={partition_key(self.at): self.delivered}
+        )
+        await writer.commit(Commit(encode_checkpoint(kept), positions={self.at: self.delivered}))
+        self._checkpoint = kept
+
+    def _spread(self, batch: Fetched) -> Sequence[Append]:
+        """The batch divided over the partitions of the target; without a key by the outbox's own partition."""
+        target, records = self._outbox.target, batch.records
+        parts: dict[int, Records] = {}
+        headers = records.headers or [None] * len(records)
+        for key, value, time, header in zip(records.keys, records.values, records.timestamps, headers, strict=True):
+            if key is None:
+                number = self.at.partition % target.partitions
+            else:
+                number = self._target.partition_for(key, target.partitions)
+            part = parts.setdefault(number, Records([], [], [], [] if records.headers is not None else None))
+            part.keys.append(key)
+            part.values.append(value)
+            part.timestamps.append(time)
+            if part.headers is not None:
+                part.headers.append(header)
+        return [Append(TopicPartition(target.name, number), part) for number, part in sorted(parts.items())]
