@@ -1,6 +1,6 @@
 """What can go wrong with a store on disk, and RocksDB's words for it.
 
-What must live here: the errors of stores and the one place that reads RocksDB's messages.  What must not: the
+What must live here: the one place that reads RocksDB's messages.  What must not: the
 decision what to do about one (``runtime``).
 
 rocksdict raises a bare ``Exception`` whose text starts with RocksDB's status code, so the text is all there is to
@@ -18,21 +18,9 @@ from types import TracebackType
 
 from rocksdict import DbClosedError
 
-from streams.errors import ConfigurationError, DataError, RetryableError, StreamsError
+from streams.errors import ConfigurationError, StoreCorrupt, StoreLocked, StoreUnavailable, StreamsError
 
-__all__ = ["StoreCorrupt", "StoreFaults", "StoreLocked", "StoreUnavailable"]
-
-
-class StoreLocked(ConfigurationError):
-    """A store is open already, in this process or in another one."""
-
-
-class StoreCorrupt(DataError):
-    """What a store holds doesn't read back.  It is a cache: set it aside and rebuild it from the changelog."""
-
-
-class StoreUnavailable(RetryableError):
-    """A store can't take a read or write now (disk full, closed).  Close it; it stands at its last whole write."""
+__all__ = ["StoreFaults"]
 
 
 _LOCKED = ("lock hold by current process", "While lock file")

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 
 from streams.core.store import Changes, StoreState
-from streams.state.faults import StoreLocked, StoreUnavailable
+from streams.errors import StoreLocked, StoreUnavailable
 
 __all__ = ["MemoryDisk", "MemoryStore"]
 

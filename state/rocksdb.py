@@ -42,7 +42,8 @@ from rocksdict import (
 )
 
 from streams.core.store import Changes, StoreState
-from streams.state.faults import StoreCorrupt, StoreFaults
+from streams.errors import StoreCorrupt
+from streams.state.faults import StoreFaults
 from streams.state.sst import STATE_KEY, changes_batch, entries_batch, write_changes_file, write_entries_file
 
 __all__ = ["RocksOptions", "RocksStore", "destroy", "set_aside"]
@@ -257,10 +258,14 @@ class RocksStore:
 
 
 def _check_prefixes(prefixes: Sequence[bytes] | Mapping[bytes, Changes]) -> None:
-    # The store's own entry lies under prefix 0, and a file is only sorted if all prefixes have one length.
-    for prefix in prefixes:
-        if len(prefix) != 2 or prefix in (b"\x00\x00", b"\xff\xff"):
-            raise ValueError(f"prefix {prefix!r}: two bytes from 0x0001 to 0xfffe are for the states of a store")
+    # The store's own entry lies under prefix 0, and a file is only sorted if no prefix begins with another.
+    before = b""
+    for prefix in sorted(prefixes):
+        if len(prefix) < 2 or prefix[:2] in (b"\x00\x00", b"\xff\xff"):
+            raise ValueError(f"prefix {prefix!r}: it begins with two bytes from 0x0001 to 0xfffe, those of a state")
+        if before and prefix.startswith(before):
+            raise ValueError(f"prefix {prefix!r} begins with the prefix {before!r}: their keys would mix")
+        before = prefix
 
 
 def set_aside(path: str | os.PathLike[str]) -> Path:

@@ -8,7 +8,8 @@ What must live here: the tree and the words.  What must not: decisions about ret
     │   ├── TopologyChanged       the log holds the state of another, incompatible topology
     │   ├── GuaranteeError        the guarantee asked for can't be derived from the capabilities
     │   ├── TopicMismatch         a topic exists with other settings than declared
-    │   └── LogLocked             another process holds the embedded log
+    │   ├── LogLocked             another process holds the embedded log
+    │   └── StoreLocked           a store is open already, here or in another process
     ├── DataError               the data is bad, or gone: a person has to choose
     │   ├── RecordFailed          a record can't be processed (decoding, user code, size)
     │   ├── PositionLost          the log no longer holds the position that a task needs
@@ -20,6 +21,8 @@ What must live here: the tree and the words.  What must not: decisions about ret
     │   ├── Fenced                another owner has claimed the task since
     │   ├── CommitUnknown         the outcome of a commit isn't known; the log is read to resolve it
     │   ├── LogUnavailable        the log can't be reached or can't take a write now (disk full)
+    │   ├── StoreUnavailable      a store can't take a read or write now (disk full, closed)
+    │   ├── StoreCorrupt          a store doesn't read back; it is set aside and rebuilt from the log
     │   └── AgentStuck            an agent didn't return before the barrier's deadline
     └── RequestError            the answer to one request, not a fault of the task
         ├── AskCycle              an agent asked a task that waits in the same chain of calls
@@ -49,6 +52,9 @@ __all__ = [
     "RecordFailed",
     "RequestError",
     "RetryableError",
+    "StoreCorrupt",
+    "StoreLocked",
+    "StoreUnavailable",
     "StreamsError",
     "TopicMismatch",
     "TopicRecreated",
@@ -84,6 +90,10 @@ class TopicMismatch(ConfigurationError):
 
 class LogLocked(ConfigurationError):
     """Another process holds the embedded log; the message names it."""
+
+
+class StoreLocked(ConfigurationError):
+    """A store is open already, in this process or in another one."""
 
 
 class DataError(StreamsError):
@@ -150,6 +160,14 @@ class CommitUnknown(RetryableError):
 
 class LogUnavailable(RetryableError):
     """The log can't be reached or can't take the write now; nothing of it was stored."""
+
+
+class StoreUnavailable(RetryableError):
+    """A store can't take a read or write now (disk full, closed).  Close it; it stands at its last whole write."""
+
+
+class StoreCorrupt(RetryableError):
+    """What a store holds doesn't read back.  It is a cache: it is set aside and rebuilt from the changelog."""
 
 
 class AgentStuck(RetryableError):

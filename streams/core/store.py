@@ -73,11 +73,18 @@ class Store(Protocol):
         ...
 
     def apply(self, changes: Mapping[bytes, Changes], state: StoreState) -> None:
-        """Write the changes of each prefix and the new state as one.  Not synced: a lost tail is replayed."""
+        """Write the changes of each prefix and the new state as one.  Not synced: a lost tail is replayed.
+
+        A prefix begins with the two bytes of a state (a window's is longer), and none begins with another.  Keys and
+        ranges in ``Changes`` are without it.
+        """
         ...
 
     def load(self, prefix: bytes, entries: Mapping[bytes, bytes | None], state: StoreState) -> None:
-        """Restore: apply the last values of many keys (None deletes) and the new state as one, as fast as can be."""
+        """Restore: apply the last values of many keys (None deletes) and the new state as one, as fast as can be.
+
+        The keys are without the prefix.
+        """
         ...
 
     def clear(self) -> None:

@@ -26,7 +26,7 @@ from streams.core.record import TopicPartition
 from streams.core.recovery import InputFacts, resolve_inputs
 from streams.core.store import Store
 from streams.core.task import Captured, Plan, Task
-from streams.errors import AgentStuck, ConfigurationError, Fenced, RetryableError
+from streams.errors import AgentStuck, ConfigurationError, Fenced, RetryableError, StoreCorrupt
 from streams.operators.agent import AgentWork
 from streams.runtime.agents import AgentRunner
 from streams.runtime.clock import Clock
@@ -120,6 +120,9 @@ class Driver:
                 # Whoever fenced it runs it now.  While this worker is still told to run it, it tries again, slowly.
                 logger.info("task %s: %s", self.id, error)
                 await self._pause(FENCED_PAUSE_S)
+            except StoreCorrupt as error:
+                logger.warning("task %s: its store is set aside and rebuilt from the log: %s", self.id, error)
+                self._services.stores.set_aside(self.id)
             except RetryableError as error:
                 restarts = 0 if self._commits > committed_before + 1 else restarts + 1
                 self._services.metrics.of(self._services.metrics.restarts, self.id, 1)

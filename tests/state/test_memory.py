@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from streams.core.store import Changes, StoreState, prefix_bytes
-from streams.state.faults import StoreUnavailable
+from streams.errors import StoreUnavailable
 from streams.state.memory import MemoryDisk, MemoryStore
 from streams.testing.store_contract import StoreContract, contents
 

@@ -15,8 +15,7 @@ from rocksdict import Options, Rdict, WriteBatch
 
 from streams.core.record import Position
 from streams.core.store import Changes, StoreState, StoreView, prefix_bytes
-from streams.errors import ConfigurationError, StreamsError
-from streams.state.faults import StoreCorrupt, StoreLocked, StoreUnavailable
+from streams.errors import ConfigurationError, StoreCorrupt, StoreLocked, StoreUnavailable, StreamsError
 from streams.state.rocksdb import RocksOptions, RocksStore, destroy, set_aside
 from streams.state.sst import STATE_KEY, changes_batch
 from streams.testing.store_contract import StoreContract, contents
@@ -84,7 +83,7 @@ def test_the_state_entry_keeps_positions_with_lanes(path: Path) -> None:
     store.close()
 
 
-@pytest.mark.parametrize("prefix", [b"\x00\x00", b"\xff\xff", b"\x01", b"\x00\x01\x00", b""])
+@pytest.mark.parametrize("prefix", [b"\x00\x00", b"\xff\xff", b"\x01", b"\x00\x00\x01", b""])
 def test_a_prefix_that_would_meet_the_store_s_own_entry_or_break_the_order_is_refused(
     store: RocksStore, prefix: bytes
 ) -> None:
@@ -93,6 +92,18 @@ def test_a_prefix_that_would_meet_the_store_s_own_entry_or_break_the_order_is_re
     with pytest.raises(ValueError, match="prefix"):
         store.load(prefix, {b"state": b"x"}, state(1))
     assert store.state is None
+
+
+def test_prefixes_that_would_mix_are_refused(store: RocksStore) -> None:
+    puts = Changes(puts=[(b"k", b"v")])
+    with pytest.raises(ValueError, match="mix"):
+        store.apply({b"\x00\x01": puts, b"\x00\x01\x07": puts}, state(1))
+    assert store.state is None
+
+
+def test_longer_prefixes_keep_the_windows_of_a_state_apart(store: RocksStore) -> None:
+    store.apply({b"\x00\x01" + bytes([n]) * 8: Changes(puts=[(b"k", bytes([n]))]) for n in (3, 1)}, state(1))
+    assert [value for _, value in store.scan(b"\x00\x01", b"\x00\x02")] == [b"\x01", b"\x03"]
 
 
 def test_a_large_change_set_is_ingested_and_leaves_no_temporary_file(path: Path, store: RocksStore) -> None:
@@ -164,7 +175,7 @@ def test_a_second_process_is_refused_and_does_not_touch_the_files_of_the_first(p
     on_its_way.write_bytes(b"being written")
     program = """if True:
         import sys
-        from streams.state.faults import StoreLocked
+        from streams.errors import StoreLocked
         from streams.state.rocksdb import RocksStore
         try:
             RocksStore(sys.argv[1])
