@@ -363,7 +363,8 @@ class Task:
         flat: dict[bytes, Changes] = {}
         for name, parts in taken.items():
             changelogs[name] = ends[TopicPartition(self._plan.changelog(name), self.partition)]
-            flat[prefix_bytes(self._prefixes[name])] = _joined(parts)
+            for sub, changes in parts:
+                flat[prefix_bytes(self._prefixes[name]) + sub] = changes
         self._store.apply(flat, self.store_state(changelogs))
 
     def store_state(self, changelogs: Mapping[str, Position]) -> StoreState:
@@ -391,18 +392,6 @@ def assign_prefixes(state: StoreState | None, specs: Mapping[str, StateSpec]) ->
     for name in specs:
         prefixes.setdefault(name, max(prefixes.values(), default=0) + 1)
     return prefixes
-
-
-def _joined(parts: Sequence[tuple[bytes, Changes]]) -> Changes:
-    """The parts of one state as one, each part's keys behind its own prefix: a store knows states, not windows."""
-    if len(parts) == 1 and not parts[0][0]:
-        return parts[0][1]
-    joined = Changes()
-    for sub, changes in parts:
-        joined.puts.extend([(sub + key, value) for key, value in changes.puts])
-        joined.deletes.extend([sub + key for key in changes.deletes])
-        joined.ranges.extend([(sub + first, sub + end) for first, end in changes.ranges])
-    return joined
 
 
 def _changelog(taken: Sequence[tuple[bytes, Changes]], now_ms: int) -> Records:
