@@ -12,7 +12,7 @@ def open_log(url: str) -> Log:
     if scheme == "embedded":
         from streams.connectors.embedded.log import EmbeddedLog
 
-        return EmbeddedLog.from_url(url)
+        return EmbeddedLog(url)
     if scheme == "memory":
         from streams.connectors.memory.log import MemoryLog
 

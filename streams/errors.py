@@ -12,6 +12,7 @@ What must live here: the tree and the words.  What must not: decisions about ret
     │   └── StoreLocked           a store is open already, here or in another process
     ├── DataError               the data is bad, or gone: a person has to choose
     │   ├── RecordFailed          a record can't be processed (decoding, user code, size)
+    │   ├── DerivedValueFailed    as RecordFailed, for what a window, batch or timer emitted
     │   ├── PositionLost          the log no longer holds the position that a task needs
     │   ├── PositionBeyondEnd     the log ends before the position that a task has committed
     │   ├── TopicRecreated        the topic is not the one that the position was taken from
@@ -42,6 +43,7 @@ __all__ = [
     "CommitUnknown",
     "ConfigurationError",
     "DataError",
+    "DerivedValueFailed",
     "Fenced",
     "GuaranteeError",
     "LogCorrupt",
@@ -113,6 +115,10 @@ class RecordFailed(DataError):
             f"{topic}[{partition}]@{offset}: {operator}: {reason}; fix the code or the record, "
             f"or give the stream on_error='dead_letter' or 'skip'"
         )
+
+
+class DerivedValueFailed(DataError):
+    """A value that a window, a batch or a timer emitted can't be processed; no single record stands behind it."""
 
 
 class PositionLost(DataError):

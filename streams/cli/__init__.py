@@ -1,0 +1,19 @@
+"""The command line: ``streams``.
+
+One file a verb.  What must live here: words, options, output.  What must not: what a verb does to a log or a task, beyond
+calling it.  Heavy imports stand inside the verbs, so that ``streams --help`` is there at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point of ``streams``.  Ends by SystemExit with 0 (done), 1 (failed) or 2 (wrong usage or settings)."""
+    from streams.cli.program import run
+
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))

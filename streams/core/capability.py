@@ -60,9 +60,10 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The largest writes that a log takes.  The runtime commits earlier rather than meet one.
+    """The largest writes that a log takes.  The runtime commits earlier rather than meet one of the first two.
 
-    max_commit_records: records of user topics in one commit (internal ones go packed and count as one each).
+    max_commit_records: records of user topics in one commit (internal ones go packed and count as one each).  What a
+    single record expands to may still be above it; the log packs it into blocks then.
     max_commit_bytes: bytes of keys and values in one commit.
     max_record_bytes: bytes of one record's key, value and headers.
     """

@@ -192,6 +192,28 @@ def _subtopology(nodes: list[Node]) -> Subtopology:
     return Subtopology(name, nodes, widest.partitions, states)
 
 
+def needs_record_order(nodes: Sequence[Node]) -> bool:
+    """True when the effects of two records must not be mixed: records are then taken one by one.
+
+    So where more than one way leads from a source to a node (branch and merge: one way's records would all come before
+    the other's), or to two nodes that share a state (one would see what later records did in the other).
+    """
+    for source in nodes:
+        if source.reads is None:
+            continue
+        ways: dict[int, int] = {}
+        holders: dict[str, int] = {}
+        for node in nodes:
+            ways[id(node)] = int(node is source) + sum(ways[id(upstream)] for upstream in node.upstream)
+            if ways[id(node)] > 1:
+                return True
+            for state in node.states if ways[id(node)] else ():
+                holders[state.name] = holders.get(state.name, 0) + 1
+        if any(count > 1 for count in holders.values()):
+            return True
+    return False
+
+
 class _Groups:
     """Union-find over nodes, which keeps the order in which they were added."""
 

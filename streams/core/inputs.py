@@ -10,10 +10,13 @@ record has the lowest timestamp, cutting a piece out of it.  What must not: proc
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
+
+import msgspec
 
 from streams.core.batch import FOREVER, NEVER, Batch, Origin
 from streams.core.record import Fetched, Position, TopicPartition
@@ -69,6 +72,16 @@ class Piece:
     rows: Sequence[int]
     failures: list[tuple[int, Exception, str]]
     position: Position
+    row_count: int
+
+    def times_by_row(self) -> Sequence[int]:
+        """The event time of each row from ``first`` on; NEVER for those that have no element."""
+        if len(self.times) == self.row_count:
+            return self.times
+        aligned = [NEVER] * self.row_count
+        for row, time in zip(self.rows, self.times, strict=True):
+            aligned[row - self.first] = time
+        return aligned
 
 
 class Input:
@@ -161,6 +174,9 @@ class Input:
         if until < FOREVER and start < stop and max(times[start:stop]) >= until:
             stop = next(index for index in range(start, stop) if times[index] >= until) + 1
         row = decoded.rows[stop] if stop < len(times) else run.end
+        if row - run.row > limit:
+            row = run.row + limit
+            stop = bisect_left(decoded.rows, row, start, stop)
         failures = [failure for failure in decoded.failures if run.row <= failure[0] < row]
         position = self.position.advanced(fetched.lane, _next_offset(fetched, row))
         whole = start == 0 and stop == len(times)
@@ -174,6 +190,7 @@ class Input:
             decoded.rows if whole else decoded.rows[start:stop],
             failures,
             position,
+            row - run.row,
         )
         self.waiting -= row - run.row
         run.cursor, run.row = stop, row
@@ -187,9 +204,11 @@ def _next_offset(fetched: Fetched, row: int) -> int:
 
 
 def _mark(headers: tuple[tuple[str, bytes], ...] | None, value: bytes | None) -> Mark | None:
-    if headers and headers[0][0] == MARK_HEADER:
-        assert value is not None, "a watermark record carries its mark"
-        return decode_mark(value)
+    if headers and headers[0][0] == MARK_HEADER and value is not None:
+        try:
+            return decode_mark(value)
+        except msgspec.DecodeError:
+            return None  # a user's record that looks like a mark; it is decoded like any other
     return None
 
 

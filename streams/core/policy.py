@@ -18,9 +18,12 @@ from streams.core.log import TopicSpec
 from streams.core.mapping import describe_failure
 from streams.core.outputs import Outputs
 from streams.core.record import Headers, TopicPartition
-from streams.errors import RecordFailed, WrongPartition
+from streams.errors import DerivedValueFailed, RecordFailed, WrongPartition
 
 Action = Literal["fail", "dead_letter", "skip"]
+
+MAX_WORDS = 1000
+"""Characters of an error kept in a dead letter's header: a value's repr may be larger than a record may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +49,28 @@ class Failures:
     def drop(self, batch: Batch, failed: Sequence[tuple[int, Exception]], operator: str, policy: ErrorPolicy) -> Batch:
         """The batch without its failed elements, each of which met the policy.  Raises RecordFailed on ``fail``."""
         for index, error in failed:
-            row = batch.rows[index]
-            self.handle(batch.origin, row, error, operator, policy)
+            self.handle(batch.origin, batch.rows[index], error, operator, policy, batch.keys[index])
         return batch.without([index for index, _ in failed])
 
-    def handle(self, origin: Origin | None, row: int, error: Exception, operator: str, policy: ErrorPolicy) -> None:
-        """Let the record at ``row`` of ``origin`` meet the policy."""
+    def handle(
+        self,
+        origin: Origin | None,
+        row: int,
+        error: Exception,
+        operator: str,
+        policy: ErrorPolicy,
+        key: bytes | None = None,
+    ) -> None:
+        """Let the record at ``row`` of ``origin`` meet the policy; without an origin, the value derived for ``key``."""
         if isinstance(error, WrongPartition):
             raise error
+        if policy.action == "skip":
+            error.with_traceback(None)  # its frames hold the batch
+            self.skipped[operator] = self.skipped.get(operator, 0) + 1
+            return
         if origin is None:
-            raise RecordFailed(
-                describe_failure(error), topic=f"task {self._task_id}", partition=-1, offset=-1, operator=operator
-            ) from error
+            self._derived(key, error, operator, policy)
+            return
         fetched = origin.fetched
         topic, partition = fetched.partition
         if policy.action == "fail":
@@ -68,15 +81,11 @@ class Failures:
                 offset=fetched.offsets[row],
                 operator=operator,
             ) from error
-        if policy.action == "skip":
-            error.with_traceback(None)  # its frames hold the batch
-            self.skipped[operator] = self.skipped.get(operator, 0) + 1
-            return
         assert policy.dead_letters is not None, "a dead_letter policy names its topic"
         records = fetched.records
         headers: Headers = (
             *((records.headers[row] or ()) if records.headers is not None else ()),
-            ("streams.error", describe_failure(error).encode()),
+            ("streams.error", describe_failure(error)[:MAX_WORDS].encode()),
             ("streams.operator", operator.encode()),
             ("streams.topic", topic.encode()),
             ("streams.partition", str(partition).encode()),
@@ -84,4 +93,20 @@ class Failures:
         )
         target = TopicPartition(policy.dead_letters.name, partition % policy.dead_letters.partitions)
         self._outputs.add(target, [records.keys[row]], [records.values[row]], [records.timestamps[row]], [headers])
+        self.dead_lettered[operator] = self.dead_lettered.get(operator, 0) + 1
+
+    def _derived(self, key: bytes | None, error: Exception, operator: str, policy: ErrorPolicy) -> None:
+        """A window or timer emitted a value that can't be processed: its letter has no original bytes to carry."""
+        if policy.action == "fail" or policy.dead_letters is None:
+            raise DerivedValueFailed(
+                f"task {self._task_id}: {operator}: {describe_failure(error)[:MAX_WORDS]}, for a value that a window, "
+                f"batch or timer emitted under key {key!r}; fix the code, or set on_error='dead_letter' or 'skip'"
+            ) from error
+        headers: Headers = (
+            ("streams.error", describe_failure(error)[:MAX_WORDS].encode()),
+            ("streams.operator", operator.encode()),
+            ("streams.task", self._task_id.encode()),
+        )
+        target = TopicPartition(policy.dead_letters.name, 0)
+        self._outputs.add(target, [key], [None], [0], [headers])
         self.dead_lettered[operator] = self.dead_lettered.get(operator, 0) + 1

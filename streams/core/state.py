@@ -22,6 +22,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from streams.core.store import Changes, Store, StoreView
 from streams.core.window import decode_start, encode_start
+from streams.errors import DataError
 
 V = TypeVar("V")
 
@@ -40,6 +41,10 @@ class StateSpec:
     decode: Callable[[bytes], Any]
     fingerprint: str
     schema: str = ""
+
+
+class UnencodableState(DataError):
+    """A value that the user's code left in a state can't be encoded."""
 
 
 class State(Protocol):
@@ -161,8 +166,11 @@ class KeyedState(Generic[V]):
             value = values[key]
             if value is None:
                 changes.deletes.append(key)
-            else:
+                continue
+            try:
                 changes.puts.append((key, encode(value)))
+            except (TypeError, ValueError, OverflowError) as error:
+                raise UnencodableState(f"the state of key {key!r} can't be written: {error}: {value!r:.80}") from error
         self.dirty = set()
         self._drained = []
         return [(b"", changes)]

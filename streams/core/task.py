@@ -24,7 +24,15 @@ from streams.core.batch import FOREVER, NEVER, Batch, Origin
 from streams.core.capability import Limits
 from streams.core.checkpoint import Checkpoint, partition_key
 from streams.core.context import Partitioner, TaskContext
-from streams.core.graph import Emit, Node, Processor, SourceNode, Subtopology, TimedProcessor
+from streams.core.graph import (
+    Emit,
+    Node,
+    Processor,
+    SourceNode,
+    Subtopology,
+    TimedProcessor,
+    needs_record_order,
+)
 from streams.core.inputs import Input, Piece, SourceProcessor, choose
 from streams.core.log import Append
 from streams.core.outputs import Outputs
@@ -79,6 +87,10 @@ class WallProcessor(Protocol):
         ...
 
 
+GUESSED_CHANGE_BYTES = 16_384
+"""What a changed state is taken to weigh before one was seen: caution costs a few early commits."""
+
+
 class Task:
     """Belongs to one claim; after any error it is thrown away and built anew from the checkpoint."""
 
@@ -111,6 +123,9 @@ class Task:
         self.must_commit = False
         self.dirty = False
         self.records_in = 0
+        self._piece_records = 1 if needs_record_order(subtopology.nodes) else plan.piece_records
+        self._spread = 1.0
+        self._change_bytes = GUESSED_CHANGE_BYTES
         self._marked: tuple[int, bool] = (NEVER, False)
         self._marked_at_ms: int | None = None
         self.processors: dict[Node, Processor] = {}
@@ -121,7 +136,7 @@ class Task:
             for node in subtopology.nodes
             if hasattr(self.processors[node], "advance")
         ]
-        self._ordered = [each for each, _ in self._timed if getattr(each, "in_order", False)]
+        self._ordered = [(each, delay) for each, delay in self._timed if getattr(each, "in_order", False)]
         self._wall = [cast(WallProcessor, each) for each in self.processors.values() if hasattr(each, "tick")]
         self._marked_topics = [
             (spec.name, self._delays[id(node)])
@@ -232,10 +247,11 @@ class Task:
         return True
 
     def _rows(self) -> int:
-        return max(1, min(self._plan.piece_records, self.outputs.room))
+        """How many rows may be taken so that what follows from them fits into the commit, as far as can be told."""
+        return max(1, min(self._piece_records, int(self.outputs.room / self._spread)))
 
     def _next_timer(self, source: Input) -> int:
-        deadline = min((each.deadline() for each in self._ordered), default=FOREVER)
+        deadline = min((each.deadline() + delay for each, delay in self._ordered), default=FOREVER)
         return deadline + source.watermark.slack_ms if deadline < FOREVER else FOREVER
 
     def _process(self, source: Input, piece: Piece) -> None:
@@ -244,18 +260,10 @@ class Task:
             source.watermark.observe(max(piece.times))
         after = combine(self._watermarks, before) if source.timed else before
         others = [each.watermark for each in self._watermarks if each is not source.watermark and not each.idle]
-        times: Sequence[int] = piece.times
-        if piece.failures:
-            aligned = [NEVER] * (
-                1 + max(max(piece.rows, default=0), max(row for row, *_ in piece.failures)) - piece.first
-            )
-            for row, time in zip(piece.rows, piece.times, strict=True):
-                aligned[row - piece.first] = time
-            times = aligned
         origin = Origin(
             piece.fetched,
             piece.first,
-            times,
+            piece.times_by_row(),
             before=before,
             after=after,
             ceiling=min(others, default=FOREVER),
@@ -263,18 +271,20 @@ class Task:
         )
         self.dirty = True
         source.position = piece.position
+        produced = self.outputs.count
         if piece.failures:
             source.source.failed(origin, piece.failures)
         if piece.values:
             self.records_in += len(piece.values)
             source.source.process(Batch(piece.keys, piece.values, piece.times, piece.rows, origin))
+        self._spread = max(self._spread, (self.outputs.count - produced) / piece.row_count)
         if after > before:
             self._begin_advance(after)
         self.check_bounds()
 
     def check_bounds(self) -> None:
         """Ask for a commit when outputs or changed state have reached their bounds."""
-        if self.outputs.full or sum(state.dirty_count for state in self.states.values()) >= self._plan.dirty_entries:
+        if self.outputs.full or sum(state.dirty_count for state in self.states.values()) >= self._dirty_bound:
             self.must_commit = True
 
     def _move_watermark(self) -> bool:
@@ -284,19 +294,26 @@ class Task:
         self._begin_advance(after)
         return True
 
+    def _next_deadline(self) -> int:
+        return min((each.deadline() + delay for each, delay in self._timed), default=FOREVER)
+
     def _begin_advance(self, watermark: int) -> None:
-        if all(each.deadline() > watermark - delay for each, delay in self._timed):
+        if self._next_deadline() > watermark:
             self.watermark = self.context.watermark = watermark
         else:
             self.advancing = watermark
             self._advance(watermark)
 
     def _advance(self, watermark: int) -> None:
+        """Let event time come to ``watermark``, from one deadline to the next, so that what is due earlier comes first
+        whichever operator it is due in.  Stops where the slice is full."""
         self.dirty = True
-        for each, delay in self._timed:
-            if not each.advance(watermark - delay):
-                self.must_commit = True
-                return
+        while (due := self._next_deadline()) <= watermark:
+            step = watermark if len(self._timed) == 1 else due
+            for each, delay in self._timed:
+                if not each.advance(step - delay):
+                    self.must_commit = True
+                    return
         self.watermark = self.context.watermark = watermark
         self.advancing = None
         self.check_bounds()
@@ -326,6 +343,7 @@ class Task:
                 appends.append(
                     Append(TopicPartition(self._plan.changelog(name), self.partition), _changelog(taken, now_ms))
                 )
+        self._weigh(changes)
         checkpoint = msgspec.structs.replace(
             self.checkpoint,
             number=number,
@@ -335,6 +353,17 @@ class Task:
             inputs={partition_key(each.partition): each.watermark.save() for each in self.inputs},
         )
         return Captured(checkpoint, appends, {each.partition: each.position for each in self.inputs}, changes)
+
+    def _weigh(self, changes: Mapping[str, list[tuple[bytes, Changes]]]) -> None:
+        """Learn how large changed states are, which bounds how many may wait for a commit."""
+        puts = [put for parts in changes.values() for _, each in parts for put in each.puts[:64]]
+        if puts:
+            mean = sum(len(key) + len(value) for key, value in puts) // len(puts)
+            self._change_bytes = max(64, mean, self._change_bytes // 2)
+
+    @property
+    def _dirty_bound(self) -> int:
+        return max(1, min(self._plan.dirty_entries, self._plan.limits.max_commit_bytes // 4 // self._change_bytes))
 
     def _marks(self, number: int, now_ms: int) -> list[Append]:
         self._marked, self._marked_at_ms = self._mark(), now_ms

@@ -87,6 +87,7 @@ def _step_mean(acc: tuple[Any, int] | None, field: Any) -> tuple[Any, int] | Non
     if field is None:
         return acc
     if acc is None:
+        field / 1  # what has no mean must not become the beginning of one, at which every later record would fail
         return field, 1
     total, records = acc
     return total + field, records + 1

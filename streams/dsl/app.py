@@ -150,7 +150,7 @@ class App:
             compact,
             location,
         )
-        topic: Topic[Any, Any] = Topic(self, spec, key_codec(key), value_codec(value), value)
+        topic: Topic[Any, Any] = Topic(self, spec, key_codec(key), value_codec(value), value, key)
         known = self.topics.setdefault(name, topic)
         if known.spec != spec or (known.value_codec.schema, known.key_codec.schema) != (
             topic.value_codec.schema,
@@ -241,7 +241,7 @@ class App:
         check_name(name, "a table")
         if source is not None:
             topic = self.topic(source, key=key, value=value, compact=True) if isinstance(source, str) else source
-            keys, wire, values = topic.key_codec, topic.key_codec, topic.value_codec
+            keys, wire, values = ordered_key_codec(topic.key_type), topic.key_codec, topic.value_codec
         else:
             keys, wire, values = ordered_key_codec(key), key_codec(key), value_codec(value)
         state = StateSpec(
@@ -257,9 +257,16 @@ class App:
                     f"topic {topic.name!r} feeds table {name!r} and a stream; use stream.to_table(table)"
                 )
             self.add(reader)
-            self.add(TableWriter(name=f"{topic.name}: table {name}", upstream=(reader,), state=state))
             stream: Stream[Any, Any] = Stream(
-                self, reader, topic.name, topic.spec.partitions, keys, topic.value_type, ErrorPolicy()
+                self, reader, topic.name, topic.spec.partitions, wire, topic.value_type, ErrorPolicy()
+            )
+            self.add(
+                TableWriter(
+                    name=f"{topic.name}: table {name}",
+                    upstream=(reader,),
+                    state=state,
+                    recode_key=table.recode_from(stream.keys, f"table {name}"),
+                )
             )
             self._sources[topic.name] = (stream, None)
         return table

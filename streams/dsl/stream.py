@@ -28,7 +28,7 @@ from streams.dsl.types import Unknown, returned_type, writable_codec
 from streams.errors import ConfigurationError, TopologyError
 from streams.operators.aggregate import Aggregate
 from streams.operators.batching import Batching, batching_state
-from streams.operators.branch import Merge
+from streams.operators.branch import Branch, BranchPort, Merge
 from streams.operators.dedupe import Dedupe, dedupe_state
 from streams.operators.map import Filter, FlatMap, Items, Map, Peek
 from streams.operators.sink import Repartition, Sink
@@ -143,17 +143,23 @@ class Stream(Generic[K, V]):
         """One stream a predicate; each value goes to the first that is true for it, or to ``"rest"`` if none is."""
         if "rest" in predicates:
             raise ConfigurationError("branch: 'rest' is the branch of what no predicate takes; name yours otherwise")
-        branches: dict[str, Stream[K, V]] = {}
-        rest = self
-        for name, predicate in predicates.items():
-            branches[name] = rest.filter(predicate)
-            rest = rest.filter(_negated(predicate))
-        branches["rest"] = rest
-        return branches
+        node = Branch(
+            name=f"{self.label}: branch",
+            upstream=(self.node,),
+            policy=self.policy,
+            predicates=tuple(predicates.values()),
+        )
+        self.app.add(node)
+        return {
+            name: self._then(BranchPort(name=f"{node.name} {name}", upstream=(node,), policy=self.policy, index=index))
+            for index, name in enumerate((*predicates, "rest"))
+        }
 
     def merge(self, *others: Stream[K, V]) -> Stream[K, V]:
         """The values of all of them.  Each must have the same key type and number of partitions."""
         streams = (self, *others)
+        if len({id(stream.node) for stream in streams}) < len(streams):
+            raise TopologyError(f"merge: a stream is merged with itself ({self.label}); use flat_map to repeat values")
         for other in others:
             if (other.partitions, other.keys.schema) != (self.partitions, self.keys.schema):
                 raise TopologyError(
@@ -278,19 +284,13 @@ class Stream(Generic[K, V]):
         """
         if how not in ("inner", "left"):
             raise ConfigurationError(f"join with a table is 'inner' or 'left', not {how!r}")
-        recode = None
-        if table.key_codec.schema != self.keys.schema:
-            decode, encode = self.keys.decode, table.key_codec.encode
-
-            def recode(key: bytes) -> bytes:
-                return encode(decode(key))
-
+        label = f"{self.label}: join {table.name}"
         node = TableJoin(
-            name=f"{self.label}: join {table.name}",
+            name=label,
             upstream=(self.node,),
             policy=self.policy,
             state=table.state,
-            recode_key=recode,
+            recode_key=table.recode_from(self.keys, label),
             inner=how == "inner",
             join=fn if fn is not None else _pair,
         )
@@ -299,12 +299,13 @@ class Stream(Generic[K, V]):
 
     def to_table(self, table: Table[K, V]) -> Stream[K, V]:
         """Keep the last value of each key in ``table``; None deletes.  Returns the changes."""
-        if table.key_codec.schema != self.keys.schema:
-            raise TopologyError(
-                f"to_table: {self.label} has keys as {self.keys.name} and table {table.name} as {table.key_codec.name}"
-            )
+        label = f"{self.label}: to table {table.name}"
         node = TableWriter(
-            name=f"{self.label}: to table {table.name}", upstream=(self.node,), policy=self.policy, state=table.state
+            name=label,
+            upstream=(self.node,),
+            policy=self.policy,
+            state=table.state,
+            recode_key=table.recode_from(self.keys, label),
         )
         return self._then(node)
 
@@ -316,14 +317,6 @@ class Stream(Generic[K, V]):
     def _then(self, node: Node, **changes: Any) -> Stream[Any, Any]:
         self.app.add(node)
         return dataclasses.replace(self, node=node, **changes)
-
-
-def _negated(predicate: Callable[[V], object]) -> Callable[[V], bool]:
-    def negated(value: V) -> bool:
-        return not predicate(value)
-
-    negated.__name__ = f"not-{function_label(predicate, 'function')}"
-    return negated
 
 
 def _pair(value: Any, row: Any) -> tuple[Any, Any]:

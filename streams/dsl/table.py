@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from streams.core.context import Ambient, ambient
 from streams.core.state import KeyedState, StateSpec
 from streams.dsl.codec import Codec
-from streams.errors import WrongPartition
+from streams.errors import TopologyError, WrongPartition
 
 if TYPE_CHECKING:
     from streams.dsl.app import App
@@ -48,6 +48,25 @@ class Table(Generic[K, V]):
 
     def __repr__(self) -> str:
         return f"Table({self.name!r})"
+
+    def recode_from(self, keys: Codec[Any], what: str) -> Callable[[bytes], bytes] | None:
+        """From the key bytes of a stream with ``keys`` to those of the table; None where they are the same.
+
+        Raises TopologyError where equal keys would be written, and so spread over the tasks, in different ways.
+        """
+        if self.wire_key.schema != keys.schema:
+            raise TopologyError(
+                f"{what}: the stream has keys as {keys.name} and table {self.name} as {self.wire_key.name}; put a "
+                f".key_by(…) with the table's type of key in front"
+            )
+        if self.key_codec.schema == keys.schema:
+            return None
+        decode, encode = keys.decode, self._encode
+
+        def recode(key: bytes) -> bytes:
+            return encode(decode(key))
+
+        return recode
 
     # ── inside a task ─────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -20,12 +20,21 @@ V = TypeVar("V")
 class Topic(Generic[K, V]):
     """A named sequence of records on the app's log.  Made by ``App.topic``."""
 
-    def __init__(self, app: App, spec: TopicSpec, key_codec: Codec[K], value_codec: Codec[V], value_type: Any) -> None:
+    def __init__(
+        self,
+        app: App,
+        spec: TopicSpec,
+        key_codec: Codec[K],
+        value_codec: Codec[V],
+        value_type: Any,
+        key_type: Any = None,
+    ) -> None:
         self.app = app
         self.spec = spec
         self.key_codec = key_codec
         self.value_codec = value_codec
         self.value_type = value_type
+        self.key_type = key_type
 
     @property
     def name(self) -> str:

@@ -58,21 +58,26 @@ class _DedupeWork:
             good = self._context.failures.drop(batch.with_values(ids), failed, self._node.name, self._node.policy)
             ids = good.values
             batch = batch.without([index for index, _ in failed])
-        mask = [self._is_first(each, time) for each, time in zip(ids, batch.times, strict=True)]
+        origin, now = batch.origin, self._context.watermark
+        mask = [
+            self._is_first(each, time, (now if origin is None else origin.watermark_before(row)) - self._delay_ms)
+            for each, time, row in zip(ids, batch.times, batch.rows, strict=True)
+        ]
         passed = batch.select(mask)
         self._context.count("duplicates", len(batch) - len(passed))
         if passed.values:
             self._emit(passed)
 
-    def _is_first(self, identity: bytes, time: int) -> bool:
+    def _is_first(self, identity: bytes, time: int, watermark: int) -> bool:
+        """``watermark`` as it stood before the record: what it has closed is forgotten, wherever the batch began."""
         within = self._node.within_ms
         bucket = time - time % within
         for start in (bucket - within, bucket, bucket + within):
-            if start in self._state.open:
+            if start in self._state.open and self._closes(start) > watermark:
                 seen = self._state.segment(start).get(identity)
                 if seen is not None and abs(seen - time) < within:
                     return False
-        if self._closes(bucket) > self._context.watermark - self._delay_ms:
+        if self._closes(bucket) > watermark:
             self._state.segment(bucket).put(identity, time)
         return True
 

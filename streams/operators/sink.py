@@ -14,7 +14,7 @@ from streams.core.batch import Batch
 from streams.core.context import TaskContext
 from streams.core.graph import Emit, Processor
 from streams.core.log import TopicSpec
-from streams.core.mapping import map_batch
+from streams.core.mapping import decode_batch, map_batch
 from streams.core.outputs import RecordTooLarge
 from streams.operators.base import Operator
 
@@ -74,8 +74,10 @@ class _SinkWork:
         if failed:
             out = self._context.failures.drop(out, failed, node.name, node.policy)
         if node.recode_key is not None:
-            keys = [None if key is None else node.recode_key(key) for key in out.keys]
+            keys, failed = decode_batch(node.recode_key, out.keys)
             out = Batch(keys, out.values, out.times, out.rows, out.origin)
+            if failed:
+                out = self._context.failures.drop(out, failed, node.name, node.policy)
         if out.values:
             _send(self._context, node.topic.name, out, node)
 

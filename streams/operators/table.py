@@ -12,7 +12,7 @@ from typing import Any
 from streams.core.batch import Batch
 from streams.core.context import TaskContext
 from streams.core.graph import Emit, Processor
-from streams.core.mapping import map_batch
+from streams.core.mapping import FAILED, map_batch
 from streams.core.state import StateSpec
 from streams.operators.aggregate import drop_keyless
 from streams.operators.base import Operator
@@ -20,9 +20,13 @@ from streams.operators.base import Operator
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TableWriter(Operator):
-    """Keeps the last value of each key; None deletes.  Hands the batch on, as the table's changes."""
+    """Keeps the last value of each key; None deletes.  Hands the batch on, as the table's changes.
+
+    recode_key: the stream's key bytes to the table's, where they differ.
+    """
 
     state: StateSpec
+    recode_key: Callable[[bytes], bytes] | None = None
 
     @property
     def states(self) -> Sequence[StateSpec]:
@@ -44,11 +48,24 @@ class _WriterWork:
 
     def process(self, batch: Batch) -> None:
         batch = drop_keyless(batch, self._context, self._node)
-        keys: list[Any] = batch.keys
+        keys, batch = recode_keys(batch, self._node.recode_key, self._context, self._node)
         self._state.values.update(zip(keys, batch.values, strict=True))
         self._state.dirty.update(keys)
         if batch.values:
             self._emit(batch)
+
+
+def recode_keys(
+    batch: Batch, recode: Callable[[bytes], bytes] | None, context: TaskContext, node: Operator
+) -> tuple[list[Any], Batch]:
+    """The keys as the table writes them, and the batch without records whose key doesn't decode."""
+    if recode is None:
+        return batch.keys, batch
+    keys, failed = map_batch(recode, batch.keys)
+    if failed:
+        batch = context.failures.drop(batch, failed, node.name, node.policy)
+        keys = [key for key in keys if key is not FAILED]
+    return keys, batch
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -86,9 +103,7 @@ class _JoinWork:
     def process(self, batch: Batch) -> None:
         node = self._node
         batch = drop_keyless(batch, self._context, node)
-        keys: list[Any] = batch.keys
-        if node.recode_key is not None:
-            keys = [node.recode_key(key) for key in keys]
+        keys, batch = recode_keys(batch, node.recode_key, self._context, node)
         table = self._state.prepare(keys)
         rows = [table[key] for key in keys]
         if node.inner and None in rows:

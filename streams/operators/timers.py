@@ -6,6 +6,7 @@ is really due.  Moving a timer to a later time only touches the index; the entry
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
 from typing import Any
 
 from streams.core.batch import FOREVER, NEVER
@@ -55,16 +56,22 @@ class Timers:
         self._fired_until = max(self._fired_until, watermark)
         while self.next <= watermark:
             fired = []
-            for entry, _ in self._due.drain(count, encode_start(watermark + 1)):
+            waiting = [entry for entry, _ in self._due.drain(count, encode_start(watermark + 1))]
+            last = waiting[-1] if waiting else b""
+            while waiting:
+                entry = heappop(waiting)
                 at, label = decode_start(entry[:8]), entry[8:]
                 current = self._index.get(label)
                 if current is None:
                     continue
-                if current > at:
-                    self._due.put(encode_start(current) + label, True)
-                else:
+                if current <= at:
                     self._index.delete(label)
                     fired.append((at, *_parse(label)))
+                elif (moved := encode_start(current) + label) <= last:
+                    # Behind the drain's floor a put would not be found again before the next commit.
+                    heappush(waiting, moved)
+                else:
+                    self._due.put(moved, True)
             self.next = self._first()
             if fired:
                 return fired

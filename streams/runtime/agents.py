@@ -211,9 +211,8 @@ class _Lane:
                 self._current = index = self._events.popleft()
                 here.row = batch.rows[index]
                 here.calls = 0
-                if self._requests is not None:
-                    request = self._requests[index]
-                    here.chain = request.chain if request is not None else ()
+                request = self._requests[index] if self._requests is not None else None
+                here.chain = request.chain if request is not None else ()
                 self._kept = len(self.made)
                 yield batch.values[index]
                 self._handled()
@@ -252,7 +251,8 @@ class _Lane:
 
     def _meet_policy(self, batch: Batch, index: int, error: Exception) -> None:
         node = self._work.node
-        self._work.context.failures.handle(batch.origin, batch.rows[index], error, f"agent {node.name}", node.policy)
+        failures, where = self._work.context.failures, batch.rows[index]
+        failures.handle(batch.origin, where, error, f"agent {node.name}", node.policy, batch.keys[index])
 
     def describe(self, deadline_s: float) -> str:
         """Where a lane that doesn't come back stands."""
