@@ -104,6 +104,18 @@ class Batch:
             self.origin,
         )
 
+    def take(self, indexes: Sequence[int]) -> Batch:
+        """The elements at the given indexes, in their order; one may be taken more than once."""
+        if len(indexes) == len(self.values) and list(indexes) == list(range(len(indexes))):
+            return self
+        return Batch(
+            [self.keys[index] for index in indexes],
+            [self.values[index] for index in indexes],
+            [self.times[index] for index in indexes],
+            [self.rows[index] for index in indexes],
+            self.origin,
+        )
+
     def without(self, failed: Sequence[int]) -> Batch:
         """Everything but the elements at the given indexes."""
         if not failed:

@@ -20,25 +20,26 @@ from streams.errors import TopologyError
 class Ambient:
     """What user code runs for at the moment: set by the runtime around agents and operators.
 
-    journal: (state, key, value before) of what the current event changed, for undoing it; None where a failure
-    stops the task anyhow.  origin and row: the record in hand.  calls: asks and casts made for it so far.
-    chain: the tasks that wait for this one.
+    journal: (state, key, what makes the value before) of what the current event read and changed, for undoing it;
+    None where a failure stops the task anyhow.  origin and row: the record in hand.  calls: asks and casts made for it
+    so far.  chain: the tasks that wait for this one.
     """
 
-    __slots__ = ("calls", "chain", "context", "journal", "origin", "row")
+    __slots__ = ("called", "calls", "chain", "context", "journal", "origin", "row")
 
     def __init__(self, context: TaskContext) -> None:
         self.context = context
-        self.journal: list[tuple[KeyedState[Any], bytes, Any]] | None = None
+        self.journal: list[tuple[KeyedState[Any], bytes, Callable[[], Any]]] | None = None
         self.origin: Origin | None = None
         self.row = 0
         self.calls = 0
+        self.called: tuple[Origin | None, int] = (None, 0)
         self.chain: tuple[str, ...] = ()
 
     def undo(self) -> None:
         """Take back what the current event changed."""
         for state, key, before in reversed(self.journal or ()):
-            state.values[key] = before
+            state.values[key] = before()
         if self.journal is not None:
             self.journal.clear()
 
@@ -74,6 +75,7 @@ class TaskContext:
         self.outputs = outputs
         self.failures = failures
         self.states = states
+        self.tables = {name: state for name, state in states.items() if isinstance(state, KeyedState)}
         self.watermark: int = NEVER
         self.processor_delay_ms = 0
         self.counters: dict[str, int] = {}
@@ -82,8 +84,8 @@ class TaskContext:
         self._partitioner = partitioner
 
     def keyed(self, name: str) -> KeyedState[Any]:
-        state = self.states.get(name)
-        if not isinstance(state, KeyedState):
+        state = self.tables.get(name)
+        if state is None:
             raise TopologyError(
                 f"task {self.task_id} doesn't hold the table {name!r}: pass it as tables=[…] to the agent or operator "
                 f"that uses it, or read it with `await table.get(key)`"

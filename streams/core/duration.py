@@ -76,24 +76,34 @@ def format_duration_ms(ms: int) -> str:
     return "".join(parts) or "0ms"
 
 
+FIRST_MS = -62_135_596_800_000
+"""The first millisecond of the year 1: what a datetime can tell."""
+LAST_MS = 253_402_300_799_999
+"""The last millisecond of the year 9999."""
+
+
 def to_epoch_ms(value: datetime | int | float) -> int:
     """An event time as milliseconds since 1970 in UTC; called once per record with what an extractor returned.
 
     An int is taken as milliseconds, a float as seconds (what ``time.time()`` gives), rounded to the nearest
     millisecond.  A datetime without a zone is UTC; parts of a millisecond are cut off.  Raises ``TypeError`` for
-    another type and ``ValueError`` for NaN and infinities: both are faults of the record, not of the configuration.
+    another type and ``ValueError`` for NaN, infinities and what lies outside of the years 1 to 9999 (microseconds taken
+    for milliseconds, for one): all are faults of the record, not of the configuration.
     """
-    if type(value) is int:
+    if type(value) is int and FIRST_MS <= value <= LAST_MS:
         return value
     if isinstance(value, datetime):
         since = (value if value.tzinfo is not None else value.replace(tzinfo=UTC)) - _EPOCH
         return since.days * 86_400_000 + since.seconds * 1_000 + since.microseconds // 1_000
     if isinstance(value, float):
-        if math.isfinite(value):
+        if math.isfinite(value) and FIRST_MS <= value * 1000 <= LAST_MS:
             return round(value * 1000)
-        raise ValueError(f"timestamp: {value!r} isn't a point in time")
+        raise ValueError(f"timestamp: {value!r} s isn't a point in time between the years 1 and 9999")
     if isinstance(value, int) and not isinstance(value, bool):
-        return int(value)
+        if FIRST_MS <= value <= LAST_MS:
+            return int(value)
+        # Windows and the watermark would follow it to the end of time, and every later record would be late.
+        raise ValueError(f"timestamp: {value} ms isn't a point in time between the years 1 and 9999")
     raise TypeError(
         f"timestamp: got {type(value).__name__} {value!r}; return a datetime, an int of milliseconds "
         f"or a float of seconds since the epoch"

@@ -115,6 +115,11 @@ class KeyedState(Generic[V]):
         self.values[key] = None
         self.dirty.add(key)
 
+    def snapshot(self, value: V) -> Callable[[], V]:
+        """Makes ``value`` again as it is now, whatever becomes of the object that user code has in hand."""
+        encoded, decode = self._encode(value), self._decode
+        return lambda: decode(encoded)
+
     def committed(self, key: bytes) -> V | None:
         """The value as of the last commit: what others may see."""
         stored = self._view.get(key)

@@ -24,7 +24,7 @@ from streams.dsl.blueprint import Blueprint, draw_blueprint
 from streams.dsl.codec import Codec, value_codec
 from streams.dsl.foreign import Outbox, split_location
 from streams.dsl.keys import key_codec, ordered_key_codec
-from streams.dsl.naming import Names, check_name
+from streams.dsl.naming import Names, check_name, named_values
 from streams.dsl.stream import Stream
 from streams.dsl.table import Table
 from streams.dsl.topic import Topic
@@ -409,8 +409,7 @@ class App:
                 found[candidate.name] = candidate
             elif inspect.isfunction(candidate) and id(candidate) not in seen:
                 seen.add(id(candidate))
-                names = inspect.getclosurevars(candidate)
-                for value in (*names.globals.values(), *names.nonlocals.values()):
+                for value in named_values(candidate):
                     look(value)
 
         look(fn)

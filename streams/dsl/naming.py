@@ -7,7 +7,9 @@ rest of the app is edited.  Two operators that would get the same name are refus
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from types import CodeType, FunctionType
 from typing import Any
 
 from streams.errors import ConfigurationError, TopologyError
@@ -36,6 +38,18 @@ def function_label(fn: Callable[..., Any], fallback: str) -> str:
     words = [*code.co_names, *(const for const in code.co_consts if isinstance(const, str))]
     label = "-".join(re.sub(r"[^A-Za-z0-9_]", "", word) for word in words)
     return label or fallback
+
+
+def named_values(fn: FunctionType) -> Iterator[Any]:
+    """What a function names: globals, also those that only its inner functions and comprehensions name, and what it
+    closes over, but for names that aren't bound yet."""
+    codes = [fn.__code__]
+    for code in codes:
+        codes.extend(const for const in code.co_consts if isinstance(const, CodeType))
+        yield from (fn.__globals__[name] for name in code.co_names if name in fn.__globals__)
+    for cell in fn.__closure__ or ():
+        with suppress(ValueError):  # an agent that is defined further down: its cell is still empty
+            yield cell.cell_contents
 
 
 class Names:

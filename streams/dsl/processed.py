@@ -33,6 +33,7 @@ class ProcessDecorator(Generic[K, V, S]):
         values: Codec[S] = value_codec(self._state)
         state_name = source.app.state_name(self._name or fn.__name__)
         handlers: dict[str, Callable[[S, ProcessContext], Any]] = {}
+        tables = source.app.tables_of(fn)
         node = Process(
             name=state_name,
             upstream=(source.node,),
@@ -44,23 +45,30 @@ class ProcessDecorator(Generic[K, V, S]):
             ),
             initial=self._state,
             decode_key=source.keys.decode,
-            tables=source.app.tables_of(fn),
+            tables=tables,
         )
-        return Processed(source._then(node, type=self._value, label=state_name, key_fn=None), handlers)
+        return Processed(source._then(node, type=self._value, label=state_name, key_fn=None), handlers, tables)
 
 
 class Processed(Generic[K, S]):
     """A ``process`` function in the graph.  ``stream`` carries what it emits."""
 
-    def __init__(self, stream: Stream[K, Any], handlers: dict[str, Callable[[S, ProcessContext], Any]]) -> None:
+    def __init__(
+        self,
+        stream: Stream[K, Any],
+        handlers: dict[str, Callable[[S, ProcessContext], Any]],
+        tables: list[StateSpec],
+    ) -> None:
         self.stream = stream
         self._handlers = handlers
+        self._tables = tables
 
     def on_timer(self, name: str) -> Callable[[Callable[[S, ProcessContext], R]], Callable[[S, ProcessContext], R]]:
         """Decorate ``fn(state, ctx)``, called when the timer ``name`` of a key is due."""
 
         def decorate(fn: Callable[[S, ProcessContext], R]) -> Callable[[S, ProcessContext], R]:
             self._handlers[name] = fn
+            self._tables.extend(table for table in self.stream.app.tables_of(fn) if table not in self._tables)
             return fn
 
         return decorate

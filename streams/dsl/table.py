@@ -44,6 +44,7 @@ class Table(Generic[K, V]):
         self.key_codec = key_codec
         self.wire_key = wire_key
         self._encode = key_codec.encode
+        self._name = state.name
         self._default = default
 
     def __repr__(self) -> str:
@@ -72,7 +73,14 @@ class Table(Generic[K, V]):
 
     def __getitem__(self, key: K) -> V:
         """The value, or the default.  Raises KeyError without either, WrongPartition for another task's key."""
-        value = self._held(self._here(), key)
+        here = self._here()
+        if here.journal is None:  # the common case, without calls
+            try:
+                value: V | None = here.context.tables[self._name].values[self._encode(key)]
+            except KeyError:
+                value = self._held(here, key)
+        else:
+            value = self._held(here, key)
         if value is not None:
             return value
         if self._default is None:
@@ -83,6 +91,14 @@ class Table(Generic[K, V]):
         """Raises WrongPartition for another task's key."""
         if value is None:
             raise TypeError(f"table {self.name}: None can't be stored; delete the key instead")
+        here = ambient.get()
+        if here is not None and here.journal is None:
+            encoded = self._encode(key)
+            state = here.context.tables.get(self._name)
+            if state is not None and encoded in state.values:
+                state.values[encoded] = value
+                state.dirty.add(encoded)
+                return
         self._write(key, value)
 
     def __delitem__(self, key: K) -> None:
@@ -103,21 +119,23 @@ class Table(Generic[K, V]):
 
     def items(self) -> Iterator[tuple[K, V]]:
         """The task's entries, ordered by key (as their bytes sort); read as they are taken."""
-        decode = self.key_codec.decode
-        for key, value in self._state(self._here()).scan():
-            yield decode(key), value
+        here = self._here()
+        decode, state = self.key_codec.decode, self._state(here)
+        for key, value in state.scan():
+            yield decode(key), _lent(here, state, key, value)
 
     def range(self, first: K, end: K) -> Iterator[tuple[K, V]]:
         """The task's entries with first <= key < end, in order."""
-        decode = self.key_codec.decode
-        for key, value in self._state(self._here()).scan(self._encode(first), self._encode(end)):
-            yield decode(key), value
+        here = self._here()
+        decode, state = self.key_codec.decode, self._state(here)
+        for key, value in state.scan(self._encode(first), self._encode(end)):
+            yield decode(key), _lent(here, state, key, value)
 
     def _here(self) -> Ambient:
         here = ambient.get()
         if here is None:
             raise RuntimeError(
-                f"table {self.name!r} is used outside of the app's tasks; there, read it with "
+                f"table {self.name!r} is used outside of an agent or a process function; there, read it with "
                 f"`await {self.name}.get(key)` and change it by sending to the stream of the agent that owns it"
             )
         return here
@@ -129,10 +147,11 @@ class Table(Generic[K, V]):
         encoded = self._encode(key)
         state = self._state(here)
         try:
-            return state.values[encoded]
+            value = state.values[encoded]
         except KeyError:
             self._check_owner(here, key)
-            return state.get(encoded)
+            value = state.get(encoded)
+        return value if value is None else _lent(here, state, encoded, value)
 
     def _write(self, key: K, value: V | None) -> None:
         here = self._here()
@@ -142,7 +161,8 @@ class Table(Generic[K, V]):
             self._check_owner(here, key)
             state.get(encoded)
         if here.journal is not None:
-            here.journal.append((state, encoded, state.values[encoded]))
+            before = state.values[encoded]
+            here.journal.append((state, encoded, lambda: before))
         state.values[encoded] = value
         state.dirty.add(encoded)
 
@@ -172,3 +192,13 @@ class Table(Generic[K, V]):
         if value is not None:
             return value
         return self._default() if self._default is not None and default is None else default
+
+
+_UNCHANGEABLE = frozenset({bool, int, float, str, bytes})
+
+
+def _lent(here: Ambient, state: KeyedState[V], key: bytes, value: V) -> V:
+    """``value``, about to be handed to user code, which may change it in place: an undo needs it as it was before."""
+    if here.journal is not None and type(value) not in _UNCHANGEABLE:
+        here.journal.append((state, key, state.snapshot(value)))
+    return value

@@ -199,7 +199,7 @@ class _WindowWork:
             for start in windows.starts(time):
                 placed.setdefault(start, []).append(index)
         for start, indexes in placed.items():
-            self._fold_into(start, _take(batch, indexes))
+            self._fold_into(start, batch.take(indexes))
 
     def _fold_into(self, start: int, batch: Batch) -> None:
         """Fold a batch whose records all belong to the window at ``start``; late ones leave by the late port."""
@@ -257,15 +257,3 @@ class _WindowWork:
                 return False
             self._earliest = self._state.earliest()
         return True
-
-
-def _take(batch: Batch, indexes: Sequence[int]) -> Batch:
-    if len(indexes) == len(batch):
-        return batch
-    return Batch(
-        [batch.keys[i] for i in indexes],
-        [batch.values[i] for i in indexes],
-        [batch.times[i] for i in indexes],
-        [batch.rows[i] for i in indexes],
-        batch.origin,
-    )

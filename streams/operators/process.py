@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streams.core.batch import Batch, Origin, emitted
-from streams.core.context import TaskContext
+from streams.core.context import Ambient, TaskContext, ambient
 from streams.core.duration import Duration, parse_duration_ms, to_epoch_ms
 from streams.core.graph import Emit, Processor
 from streams.core.state import KeyedState, StateSpec
@@ -98,6 +98,7 @@ class _ProcessWork:
         self._timers = Timers(context.keyed(due.name), context.keyed(index.name))
         self._fresh = node.initial()
         self._user = ProcessContext(node.decode_key)
+        self._here = Ambient(context) if node.tables else None
 
     def process(self, batch: Batch) -> None:
         batch = drop_keyless(batch, self._context, self._node)
@@ -113,6 +114,8 @@ class _ProcessWork:
                 made = []
                 while timers.next <= watermark:
                     self._fire(watermark, 1000)
+            if self._here is not None:
+                self._here.origin, self._here.row = origin, row
             try:
                 out = self._call(node.fn, (value,), key, time, watermark)
             except Exception as error:
@@ -139,7 +142,10 @@ class _ProcessWork:
         user._key, user._out, user._timers = key, [], []
         user.time, user.watermark = time, watermark
         try:
-            fn(*args, current, user)
+            if self._here is None:
+                fn(*args, current, user)
+            else:
+                self._call_with_tables(self._here, fn, (*args, current, user))
         except Exception:
             state.values[key] = None if before is None else self._node.state.decode(before)
             raise
@@ -151,6 +157,18 @@ class _ProcessWork:
             else:
                 self._timers.set(key, name, at)
         return user._out
+
+    def _call_with_tables(self, here: Ambient, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        """The call with its tables at hand; what it wrote to them is taken back if it raises."""
+        here.journal = []
+        token = ambient.set(here)
+        try:
+            fn(*args)
+        except Exception:
+            here.undo()
+            raise
+        finally:
+            ambient.reset(token)
 
     def _flush(self, made: list[tuple[bytes, Any, int, int]], origin: Origin | None) -> None:
         if made:
@@ -172,6 +190,8 @@ class _ProcessWork:
 
     def _fire(self, watermark: int, count: int) -> int:
         """Fire up to ``count`` of the timers that are due at ``watermark``; returns how many fired."""
+        if self._here is not None:
+            self._here.origin = None
         due = self._timers.take(watermark, count)
         keys: list[bytes | None] = []
         values: list[Any] = []

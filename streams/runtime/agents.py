@@ -12,8 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -25,6 +24,8 @@ from streams.core.mapping import describe_failure
 from streams.errors import AgentStuck
 from streams.operators.agent import REQUEST_HEADER, AgentWork, Reply, Request, decode_request
 
+NOTHING = -1
+"""The index of no event: the lane waits for more."""
 REMEMBERED_REQUESTS = 10_000
 """How many answered requests a task remembers for each agent."""
 
@@ -41,6 +42,7 @@ class AgentRunner:
         self._barrier_timeout_s = barrier_timeout_ms / 1000
         self._lanes = [_Lane(self) for _ in range(work.node.concurrency)]
         self._memory = _Memory(work)
+        self._repeated: list[Request] = []
 
     async def run(self) -> None:
         """Hand the waiting mail to the agent; returns when it has asked for more on every lane.
@@ -71,6 +73,11 @@ class AgentRunner:
             stuck = next(lane for lane, _ in lanes if lane.busy)
             raise AgentStuck(stuck.describe(self._barrier_timeout_s)) from None
         self._collect(batch, lanes)
+        repeated, self._repeated = self._repeated, []
+        for request in repeated:
+            known = self._memory.recall(request)
+            if known is not None:
+                self.replies.append((request, known))
 
     def _deal(self, batch: Batch) -> list[tuple[_Lane, Sequence[int]]]:
         if len(self._lanes) == 1:
@@ -84,29 +91,29 @@ class AgentRunner:
         indexes: list[int] = []
         values: list[Any] = []
         for lane, _ in lanes:
-            indexes.extend(lane.made_by)
-            values.extend(lane.made)
-            for request, reply in lane.answers:
+            made_by, made, answers = lane.take()
+            indexes.extend(made_by)
+            values.extend(made)
+            for request, reply in answers:
                 self._memory.keep(request, reply)
                 self.replies.append((request, reply))
         if values:
-            made = Batch(
-                [batch.keys[i] for i in indexes],
-                values,
-                [batch.times[i] for i in indexes],
-                [batch.rows[i] for i in indexes],
-                batch.origin,
-            )
-            self.work.emit(made)
+            self.work.emit(batch.take(indexes).with_values(values))
 
     def _answer_known(self, batch: Batch, requests: list[Request | None]) -> tuple[Batch, list[Request | None]]:
         """Leave out what was answered before: a request that came twice gets the same answer."""
-        fresh = []
+        fresh: list[bool] = []
+        ids: set[str] = set()
         for request in requests:
             known = self._memory.recall(request) if request is not None else None
             if known is not None and request is not None:
                 self.replies.append((request, known))
-            fresh.append(known is None)
+            repeated = request is not None and request.id in ids
+            if repeated and request is not None:
+                self._repeated.append(request)
+            elif request is not None:
+                ids.add(request.id)
+            fresh.append(known is None and not repeated)
         if all(fresh):
             return batch, requests
         return batch.select(fresh), [request for request, keep in zip(requests, fresh, strict=True) if keep]
@@ -130,10 +137,10 @@ class _Lane:
         self._task: asyncio.Task[None] | None = None
         self._given: asyncio.Future[None] | None = None
         self._done: asyncio.Future[None] | None = None
-        self._events: deque[int] = deque()
+        self._events: Iterator[tuple[int, int, Any]] = iter(())
         self._batch: Batch | None = None
         self._requests: list[Request | None] | None = None
-        self._current: int | None = None
+        self._current = NOTHING
         self._kept = 0
         self._here = Ambient(runner.work.context)
         self.made: list[Any] = []
@@ -148,16 +155,27 @@ class _Lane:
         """Start on the events of a batch."""
         loop = asyncio.get_running_loop()
         self._batch, self._requests = batch, requests
-        self._events = deque(indexes)
-        self.made, self.made_by, self.answers = [], [], []
+        if len(indexes) == len(batch):
+            self._events = zip(indexes, batch.rows, batch.values, strict=True)
+        else:
+            self._events = ((index, batch.rows[index], batch.values[index]) for index in indexes)
         undoable = self._work.node.policy.action != "fail" or requests is not None
         self._here.journal = [] if undoable else None
         self._here.origin = batch.origin
+        self._here.chain = ()
         self._done = loop.create_future()
         if self._task is None:
             self._task = loop.create_task(self._live())
         elif self._given is not None and not self._given.done():
             self._given.set_result(None)
+
+    def take(self) -> tuple[list[int], list[Any], list[tuple[Request, Reply]]]:
+        """What was made of the events given: by index, and the answers; and start anew."""
+        taken = self.made_by.copy(), self.made.copy(), self.answers.copy()
+        self.made_by.clear()
+        self.made.clear()
+        self.answers.clear()
+        return taken
 
     async def finished(self) -> None:
         """Wait until every event given was handled."""
@@ -179,10 +197,10 @@ class _Lane:
         try:
             running = self._work.node.fn(events)
             if inspect.isasyncgen(running):
-                made, made_by = self._made, self._made_by_current
+                made, made_by = self.made.append, self.made_by.append
                 async for result in running:
                     made(result)
-                    made_by()
+                    made_by(self._current)
             else:
                 await running
         except Exception as error:
@@ -190,43 +208,39 @@ class _Lane:
             return
         finally:
             await events.aclose()
-        if self._current is not None or self._events:
+        if self._current != NOTHING:
             self._failed(RuntimeError("the agent returned before its events were done; loop `async for` over them"))
             return
         raise RuntimeError(f"agent {self._work.node.name} returned; loop over its events with `async for`")
 
-    def _made(self, result: Any) -> None:
-        self.made.append(result)
-
-    def _made_by_current(self) -> None:
-        assert self._current is not None
-        self.made_by.append(self._current)
-
     async def _feed(self) -> AsyncGenerator[Any, None]:
         here = self._here
         while True:
-            batch = self._batch
-            while self._events:
-                assert batch is not None
-                self._current = index = self._events.popleft()
-                here.row = batch.rows[index]
-                here.calls = 0
-                request = self._requests[index] if self._requests is not None else None
-                here.chain = request.chain if request is not None else ()
-                self._kept = len(self.made)
-                yield batch.values[index]
-                self._handled()
-            self._current = None
+            if here.journal is None:
+                for self._current, here.row, value in self._events:  # noqa: B020
+                    yield value
+            else:
+                for self._current, here.row, value in self._events:  # noqa: B020
+                    self._begin()
+                    yield value
+                    self._handled()
+            self._current = NOTHING
             self._given = asyncio.get_running_loop().create_future()
             if self._done is not None and not self._done.done():
                 self._done.set_result(None)
             await self._given
 
+    def _begin(self) -> None:
+        """Note where an event that may be taken back begins."""
+        request = self._requests[self._current] if self._requests is not None else None
+        self._here.chain = request.chain if request is not None else ()
+        self._kept = len(self.made)
+
     def _handled(self) -> None:
         """The agent has asked for its next event, so it is done with the current one."""
         if self._here.journal is not None:
             self._here.journal.clear()
-        if self._requests is not None and self._current is not None:
+        if self._requests is not None and self._current != NOTHING:
             request = self._requests[self._current]
             if request is not None:
                 self.answers.append((request, _reply(self.made[self._kept :])))
@@ -234,8 +248,8 @@ class _Lane:
     def _failed(self, error: Exception) -> None:
         """Take the current event back; somebody who asked gets the error, else the policy decides."""
         index, batch = self._current, self._batch
-        self._current = None
-        if index is None or batch is None:
+        self._current = NOTHING
+        if index == NOTHING or batch is None:
             raise error
         if self._here.journal is None:
             self._meet_policy(batch, index, error)

@@ -82,5 +82,7 @@ def _identity(here: Ambient | None) -> str:
     if here is None or here.origin is None:
         return uuid.uuid4().hex
     fetched = here.origin.fetched
+    if here.called != (here.origin, here.row):
+        here.called, here.calls = (here.origin, here.row), 0
     here.calls += 1
     return f"{here.context.task_id}:{fetched.partition}:{fetched.lane}:{fetched.offsets[here.row]}:{here.calls}"
