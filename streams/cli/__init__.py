@@ -1,7 +1,7 @@
 """The command line: ``streams``.
 
-One file a verb.  What must live here: words, options, output.  What must not: what a verb does to a log or a task, beyond
-calling it.  Heavy imports stand inside the verbs, so that ``streams --help`` is there at once.
+One file a verb.  What must live here: words, options, output.  What must not: what is done to a log or a task, beyond
+asking for it.  Heavy imports stand inside the verbs, so that ``streams --help`` is there at once.
 """
 
 from __future__ import annotations

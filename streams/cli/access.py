@@ -1,0 +1,104 @@
+"""How a tool gets at a log: through the worker that holds it, or by opening it while nobody does.
+
+What must live here: that choice.  What must not: what tools do with the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Protocol, cast
+
+from streams.cli.remote import RemoteLog
+from streams.connectors.embedded.config import parse_url
+from streams.connectors.embedded.lock import FILE_NAME, read_holder
+from streams.connectors.registry import open_log
+from streams.core.log import Append, Log, Reader, TopicInfo, TopicSpec
+from streams.core.record import Bounds, Positions, TopicPartition
+from streams.errors import ConfigurationError, LogLocked
+
+__all__ = ["ToolLog", "exists", "is_local", "reach"]
+
+PATIENCE_S = 5.0
+"""How long to wait for a holder without a control port: another tool, or a worker that is just starting."""
+PAUSE_S = 0.05
+
+
+class ToolLog(Protocol):
+    """What tools use of a log; ``Log`` and ``RemoteLog`` both are one."""
+
+    @property
+    def url(self) -> str: ...
+    async def close(self) -> None: ...
+    async def topics(self) -> Mapping[str, TopicInfo]: ...
+    async def create_topics(self, specs: Sequence[TopicSpec]) -> None: ...
+    async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]: ...
+    def reader(self, positions: Positions) -> Reader: ...
+    async def append(self, appends: Sequence[Append]) -> Positions: ...
+    async def checkpoint(self, task: str) -> bytes | None: ...
+    def partition_for(self, key: bytes, partitions: int) -> int: ...
+
+
+def is_local(log: ToolLog) -> bool:
+    """True when this process has the log open itself."""
+    return not isinstance(log, RemoteLog)
+
+
+@asynccontextmanager
+async def reach(url: str, *, create: bool = False) -> AsyncIterator[ToolLog]:
+    """A log to work with inside of the block.
+
+    create: make an embedded log that doesn't exist; else that is a ConfigurationError.  Raises LogLocked when whoever
+    holds it can't be reached.
+    """
+    log = await _embedded(url, create) if url.startswith("embedded:") else await _other(url)
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+async def _other(url: str) -> ToolLog:
+    if url.startswith("memory:"):
+        raise ConfigurationError(
+            "a log in memory can only be seen by the process that has it; use --log embedded:./data"
+        )
+    return await _opened(url)
+
+
+async def _opened(url: str) -> ToolLog:
+    log: Log = open_log(url)
+    await log.open()
+    return cast(ToolLog, log)
+
+
+def exists(url: str) -> bool:
+    """True where an embedded log has been made."""
+    return os.path.exists(os.path.join(parse_url(url).path, FILE_NAME))
+
+
+async def _embedded(url: str, create: bool) -> ToolLog:
+    path = parse_url(url).path
+    if not create and not exists(url):
+        raise ConfigurationError(
+            f"there is no log in {path}; start a worker on it, send to it with `streams send --create`, "
+            f"or name another with --log"
+        )
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + PATIENCE_S
+    while True:
+        holder = read_holder(path)
+        if holder is not None and holder.port is not None:
+            return RemoteLog(f"embedded:{path}", holder)
+        try:
+            if holder is None:
+                return await _opened(url)
+            raise LogLocked(
+                f"{url}: the log is held by {holder.describe()}, which has no control port; wait for it, or stop it"
+            )
+        except LogLocked:
+            if loop.time() >= deadline:
+                raise
+            await asyncio.sleep(PAUSE_S)

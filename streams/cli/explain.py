@@ -1,0 +1,72 @@
+"""``streams explain``: the plan of an app, and the guarantee of each edge with its reason."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from streams.cli.options import AppOption, AsJson, LogOption
+from streams.cli.output import json_line, print_columns
+
+if TYPE_CHECKING:
+    from streams.runtime.explain import Explanation
+
+__all__ = ["explain"]
+
+
+def explain(app: AppOption, log: LogOption = None, json: AsJson = False) -> None:
+    """Show the plan of an app: tasks, topics, stores, the guarantee of each edge and why. Nothing is opened."""
+    from streams.cli.load import load_app
+    from streams.connectors.registry import open_log
+    from streams.runtime.explain import explain as explained
+
+    found = load_app(app)
+    url = found.resolve_log_url(log)
+    plan = explained(found, url, open_log(url).capabilities)
+    if json:
+        json_line(plan)
+    else:
+        _print(plan)
+
+
+def _print(plan: Explanation) -> None:
+    from streams.core.duration import format_duration_ms
+
+    print(f"app {plan.app}, version {plan.version}, on {plan.log}; asked for: {plan.asked}; shape {plan.fingerprint}")
+    print("\nTasks")
+    print_columns(
+        ["subtopology", "tasks", "reads", "stores"],
+        [
+            (each.name, len(each.tasks), ", ".join(each.reads), ", ".join(each.stores) or "-")
+            for each in plan.subtopologies
+        ],
+        right=(1,),
+    )
+    print("\nTopics")
+    print_columns(
+        ["topic", "kind", "partitions", "retention", "compacted"],
+        [
+            (
+                each.name,
+                each.kind,
+                each.partitions,
+                "-" if each.retention_ms is None else format_duration_ms(each.retention_ms),
+                "yes" if each.compact else "-",
+            )
+            for each in plan.topics
+        ],
+        right=(2,),
+    )
+    print("\nStores")
+    print_columns(
+        ["store", "kind", "tasks of", "changelog"],
+        [(each.name, each.kind, each.subtopology, each.changelog) for each in plan.stores],
+    )
+    print("\nGuarantees")
+    print_columns(
+        ["from", "to", "guarantee", "why"],
+        [(each.source, each.target, each.guarantee, each.why) for each in plan.edges],
+    )
+    if plan.warnings:
+        print("\nWarnings")
+        for line in plan.warnings:
+            print(f"- {line}")

@@ -1,0 +1,222 @@
+"""``streams tail``: the records of a topic, the last ones, all, or as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from streams.cli.options import AsJson, LogOption, OptionalApp, log_url_of
+from streams.cli.output import json_line, json_value, shown_bytes, shown_time
+from streams.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from streams.cli.access import ToolLog
+    from streams.core.record import Bounds, Fetched, Headers, Position, TopicPartition
+
+__all__ = ["tail"]
+
+CHUNK_RECORDS = 1000
+
+
+class Shown(NamedTuple):
+    """One record to print."""
+
+    partition: int
+    offset: int
+    time_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers | None
+
+
+def tail(
+    topic: Annotated[str, typer.Argument(help="The topic.")],
+    count: Annotated[
+        int | None, typer.Option("-n", "--count", min=0, help="How many records: the last ones; with --from the first.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="start|end|OFFSET", help="Where to begin, instead of near the end.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
+    partition: Annotated[int | None, typer.Option(help="One partition only.", min=0)] = None,
+    app: OptionalApp = None,
+    log: LogOption = None,
+    json: AsJson = False,
+) -> None:
+    """Show the records of a topic: the last 10, or as asked for.
+
+    JSON: one object a line with topic, partition, offset, timestamp (ms), key, value and headers.
+    """
+    from streams.cli.load import load_app
+
+    url = load_app(app).resolve_log_url(log) if app is not None else log_url_of(log)
+    asyncio.run(_tail(url, topic, _Wanted(count, start, follow, partition), json))
+
+
+class _Wanted(NamedTuple):
+    records: int | None
+    start: str | None
+    follow: bool
+    partition: int | None
+
+
+async def _tail(url: str, topic: str, wanted: _Wanted, json: bool) -> None:
+    from streams.cli.access import reach
+    from streams.core.record import TopicPartition
+
+    async with reach(url) as log:
+        topics = await log.topics()
+        if topic not in topics:
+            known = ", ".join(sorted(name for name, info in topics.items() if info.spec.kind == "user")) or "none yet"
+            raise ConfigurationError(f"{url} has no topic {topic!r}; its topics: {known}")
+        partitions = range(topics[topic].spec.partitions)
+        if wanted.partition is not None and wanted.partition not in partitions:
+            raise ConfigurationError(f"{topic} has the partitions 0 to {partitions[-1]}, not {wanted.partition}")
+        chosen = partitions if wanted.partition is None else [wanted.partition]
+        bounds = dict(await log.bounds([TopicPartition(topic, number) for number in chosen]))
+        ends = {at: each.end for at, each in bounds.items()}
+        positions = await _positions(log, bounds, wanted)
+        left = wanted.records if wanted.start is not None else None
+        show = _Printer(topic, json)
+        await _show(log, positions, ends, show, left, wanted.follow)
+
+
+async def _positions(
+    log: ToolLog, bounds: dict[TopicPartition, Bounds], wanted: _Wanted
+) -> dict[TopicPartition, Position]:
+    """Where to begin in each partition."""
+    if wanted.start is None:
+        return await _last(log, bounds, 10 if wanted.records is None else wanted.records)
+    return {at: _begin(at, each, wanted.start) for at, each in bounds.items()}
+
+
+def _begin(at: TopicPartition, bounds: Bounds, start: str) -> Position:
+    from streams.core.record import Position
+
+    if start == "start":
+        return bounds.start
+    if start == "end":
+        return bounds.end
+    try:
+        offset = int(start)
+    except ValueError:
+        raise ConfigurationError(f"--from {start}: give start, end or an offset") from None
+    first, end = bounds.start.offset(), bounds.end.offset()
+    if not first <= offset <= end:
+        raise ConfigurationError(f"--from {start}: {at} holds the offsets {first} to {end}")
+    return Position.at(offset)
+
+
+async def _last(log: ToolLog, bounds: dict[TopicPartition, Bounds], count: int) -> dict[TopicPartition, Position]:
+    """Where the last ``count`` records of all partitions begin, by time; read backwards in growing steps."""
+    from streams.core.record import Position
+
+    found: list[tuple[int, int, TopicPartition]] = []
+    for at, each in bounds.items():
+        first, end = each.start.offset(), each.end.offset()
+        step, records = max(1, count), []
+        while count and end > first:
+            begin = max(first, end - step)
+            records = [shown async for shown in _read(log, {at: Position.at(begin)}, {at: each.end})]
+            if len(records) >= count or begin == first:
+                break
+            step *= 4  # compaction and marks left gaps
+        found.extend((record.time_ms, record.offset, at) for record in records[-count:] if count)
+    kept: dict[TopicPartition, int] = {}
+    for _, offset, at in sorted(found)[-count:] if count else []:
+        kept[at] = min(offset, kept.get(at, offset))
+    return {at: Position.at(kept[at]) if at in kept else each.end for at, each in bounds.items()}
+
+
+async def _read(
+    log: ToolLog, positions: Mapping[TopicPartition, Position], ends: Mapping[TopicPartition, Position]
+) -> AsyncIterator[Shown]:
+    """Every record from ``positions`` to ``ends``, marks left out."""
+    reader = log.reader(positions)
+    try:
+        open_ = {at for at, position in positions.items() if not position.reached(ends[at])}
+        while open_:
+            for batch in await reader.fetch(sorted(open_), max_records=CHUNK_RECORDS, wait_s=1.0):
+                for shown in _records(batch):
+                    if shown.offset < ends[batch.partition].offset(batch.lane):
+                        yield shown
+                if batch.next_offset >= ends[batch.partition].offset(batch.lane):
+                    open_.discard(batch.partition)
+    finally:
+        await reader.close()
+
+
+def _records(batch: Fetched) -> Iterator[Shown]:
+    from streams.core.watermark import MARK_HEADER
+
+    records = batch.records
+    headers = records.headers or [None] * len(records)
+    for row, offset in enumerate(batch.offsets):
+        own = headers[row]
+        if own and own[0][0] == MARK_HEADER:
+            continue  # a watermark in-band: no record of anybody's
+        yield Shown(
+            batch.partition.partition, offset, records.timestamps[row], records.keys[row], records.values[row], own
+        )
+
+
+async def _show(
+    log: ToolLog,
+    positions: dict[TopicPartition, Position],
+    ends: dict[TopicPartition, Position],
+    show: _Printer,
+    left: int | None,
+    follow: bool,
+) -> None:
+    reader = log.reader(positions)
+    try:
+        waiting = {at for at, position in positions.items() if not position.reached(ends[at])}
+        while (waiting or follow) and left != 0:
+            wanted = sorted(positions) if follow else sorted(waiting)
+            chunk: list[Shown] = []
+            for batch in await reader.fetch(wanted, max_records=CHUNK_RECORDS, wait_s=1.0):
+                end = ends[batch.partition].offset(batch.lane)
+                chunk.extend(record for record in _records(batch) if follow or record.offset < end)
+                if batch.next_offset >= end:
+                    waiting.discard(batch.partition)
+            chunk.sort(key=lambda record: record.time_ms)
+            if left is not None:
+                chunk = chunk[:left]
+                left -= len(chunk)
+            show(chunk)
+    finally:
+        await reader.close()
+
+
+class _Printer:
+    def __init__(self, topic: str, json: bool) -> None:
+        self._topic = topic
+        self._json = json
+
+    def __call__(self, chunk: list[Shown]) -> None:
+        for record in chunk:
+            if self._json:
+                headers = {name: json_value(value) for name, value in record.headers or ()}
+                json_line(
+                    {
+                        "topic": self._topic,
+                        "partition": record.partition,
+                        "offset": record.offset,
+                        "timestamp": record.time_ms,
+                        "key": None if record.key is None else shown_bytes(record.key),
+                        "value": json_value(record.value),
+                        "headers": headers,
+                    }
+                )
+            else:
+                value = "(deleted)" if record.value is None else shown_bytes(record.value)
+                print(
+                    f"{record.partition}@{record.offset}  {shown_time(record.time_ms)}  "
+                    f"{shown_bytes(record.key)}  {value}"
+                )
+        if chunk:
+            sys.stdout.flush()

@@ -1,0 +1,323 @@
+"""A worker as a process: event loop, signals, endpoints, the ways in which it ends.
+
+    build ──▶ open the log ──▶ endpoints ──▶ worker at work ──▶ stop, commit, release ──▶ close the log
+                                                 first signal ┘        second signal: out at once
+
+What must live here: what belongs to a process and not to a worker.  What must not: the command line (``cli.worker``).
+
+A first SIGTERM or SIGINT asks the tasks to commit and let go.  A second one ends the process at once, and so does a
+stop that takes too long: by a thread, since what hangs may be the event loop.  Neither loses anything: the next start
+goes on from the last commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from streams.connectors.registry import open_log
+from streams.core.capability import Durability
+from streams.core.log import Log
+from streams.core.record import START, Position, TopicPartition
+from streams.dsl.app import App
+from streams.errors import ConfigurationError, StreamsError
+from streams.runtime.clock import SystemClock
+from streams.runtime.control import published
+from streams.runtime.driver import Phase
+from streams.runtime.restore import Progress
+from streams.runtime.status import Status
+from streams.runtime.stores import RocksStores
+from streams.runtime.web import serve, web_app
+from streams.runtime.worker import Worker
+
+__all__ = ["Settings", "StoppedShort", "check_processes", "run_worker", "state_directory"]
+
+logger = logging.getLogger("streams")
+
+LOOK_S = 0.1
+"""How often the process looks whether its worker has failed or is idle."""
+GC_THRESHOLDS = (50_000, 20, 50)
+
+
+class StoppedShort(StreamsError):
+    """The worker stopped, but a task didn't commit what it had done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a worker process runs.
+
+    port: of the web endpoint on ``host``; None for none, 0 for any.
+    until_idle: end once everything on the log is processed and committed.
+    liveness_timeout_s: a task that makes no progress for so long is stuck.
+    stop_timeout_s: how long tasks may take to commit and let go; two seconds more, and the process ends itself.
+    """
+
+    log_url: str
+    host: str = "127.0.0.1"
+    port: int | None = None
+    until_idle: bool = False
+    liveness_timeout_s: float = 120.0
+    stop_timeout_s: float = 8.0
+    uvloop: bool = True
+
+
+def check_processes(log_url: str, processes: int) -> None:
+    """Raise ConfigurationError where so many worker processes can't share the log."""
+    if processes < 1:
+        raise ConfigurationError(f"--processes {processes}: at least one process is needed")
+    scheme = log_url.partition(":")[0]
+    if processes > 1 and scheme in ("embedded", "memory"):
+        why = (
+            "its lock, held by one process at a time, is what fences a stale worker"
+            if scheme == "embedded"
+            else "it lives in one process"
+        )
+        raise ConfigurationError(
+            f"--processes {processes}: a log on {scheme}: serves one process ({why}); run one process, or move the "
+            f"app to a log that workers can share"
+        )
+    if processes > 1:
+        raise ConfigurationError(f"--processes {processes}: start one worker for each, as services of their own")
+
+
+def run_worker(app: App, settings: Settings, progress: Progress) -> None:
+    """Run ``app`` until it is stopped by a signal (or is idle).  Blocks; called from the main thread.
+
+    Raises whatever failed the worker.  ``progress`` is told of restores.
+    """
+    app.build()  # what is wrong with the topology shows before anything is opened or created
+    log = open_log(settings.log_url)
+    with asyncio.Runner(loop_factory=_loop_factory(settings)) as runner, _signals(runner, settings) as stop:
+        runner.run(_run(app, log, settings, progress, stop))
+
+
+def state_directory(app: App, log: Log) -> Path | None:
+    """Where the stores of an app lie: what the app says, or beside an embedded log; None for a log in memory."""
+    if app.state_dir is not None:
+        return Path(app.state_dir)
+    if log.capabilities.durable is Durability.NONE:
+        return None
+    scheme, _, path = log.url.partition(":")
+    return Path(path) / "state" / app.name if scheme == "embedded" else Path(".streams") / "state" / app.name
+
+
+def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if not settings.uvloop:
+        return None
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+# ── signals ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Stop:
+    """Says when to stop: by a signal, or because the worker has ended."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deadline_s: float) -> None:
+        self.event = asyncio.Event()
+        self._loop = loop
+        self._deadline_s = deadline_s
+        self._watchdog: threading.Timer | None = None
+        self._asked = False
+
+    def on_signal(self, number: int, _: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if self._asked:
+            _say(f"{name} again: stopped at once; what wasn't committed will be done again")
+            os._exit(128 + number)
+        self._asked = True
+        _say(f"{name}: committing and leaving; once more stops at once")
+        self.watch()
+        self._loop.call_soon_threadsafe(self.event.set)
+
+    def watch(self) -> None:
+        """From now on the process has a deadline."""
+        if self._watchdog is None:
+            self._watchdog = threading.Timer(self._deadline_s, self._give_up)
+            self._watchdog.daemon = True
+            self._watchdog.start()
+
+    def _give_up(self) -> None:
+        _say(f"error: didn't come to an end within {self._deadline_s:g} s; what wasn't committed will be done again")
+        os._exit(1)
+
+    def over(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+
+
+def _say(line: str) -> None:
+    # Straight to the descriptor: a handler may come in the middle of a print.
+    os.write(2, f"streams: {line}\n".encode())
+
+
+@contextmanager
+def _signals(runner: asyncio.Runner, settings: Settings) -> Iterator[_Stop]:
+    stop = _Stop(runner.get_loop(), settings.stop_timeout_s + 2.0)
+    before = {number: signal.signal(number, stop.on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        stop.over()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# ── running ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def _run(app: App, log: Log, settings: Settings, progress: Progress, stop: _Stop) -> None:
+    async with AsyncExitStack() as stack:
+        await log.open()
+        stack.push_async_callback(log.close)
+        directory = state_directory(app, log)
+        if directory is None:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streams-")))
+        status = await stack.enter_async_context(_endpoints(app, log, directory, settings, progress))
+        worker = status.worker
+        try:
+            async with worker.working():
+                status.working = True
+                logger.info("app %s works on %s", app.name, log.url)
+                try:
+                    await _wait(status, settings, stop)
+                finally:
+                    status.stopping = True
+                    stop.watch()
+        finally:
+            stop.watch()
+        short = sorted(driver.id for driver in worker.drivers.values() if driver.phase is Phase.RUNNING)
+        if short:
+            raise StoppedShort(
+                f"stopped, but {', '.join(short)} didn't come to commit within {settings.stop_timeout_s:g} s; that "
+                f"work will be done again from the last commit"
+            )
+
+
+@asynccontextmanager
+async def _endpoints(
+    app: App, log: Log, directory: Path, settings: Settings, progress: Progress
+) -> AsyncIterator[Status]:
+    """A worker, not started yet, with the endpoints that tell of it."""
+
+    def note(task: str, done: int, total: int) -> None:
+        status.note_restore(task, done, total)
+        progress(task, done, total)
+
+    worker = Worker(
+        app,
+        log,
+        RocksStores(directory),
+        SystemClock(),
+        progress=note,
+        liveness_timeout_s=settings.liveness_timeout_s,
+        shutdown_timeout_s=settings.stop_timeout_s,
+    )
+    status = Status(worker, settings.liveness_timeout_s)
+    async with AsyncExitStack() as stack:
+        publish = getattr(log, "publish_endpoint", None)
+        if publish is not None:
+            await stack.enter_async_context(published(status, publish))
+        if settings.port is not None:
+            port = await stack.enter_async_context(serve(web_app(status), settings.host, settings.port))
+            logger.info("health, metrics and tables on http://%s:%d", settings.host, port)
+        yield status
+
+
+async def _wait(status: Status, settings: Settings, stop: _Stop) -> None:
+    """Return when the worker is to stop; raise what failed it."""
+    worker = status.worker
+    idle = _Idle(worker)
+    settled = False
+    while not stop.event.is_set():
+        worker.check()
+        if not settled and status.running:
+            settled = True
+            _settle_gc()
+        if settings.until_idle and settled and await idle.look():
+            logger.info("app %s: everything is processed and committed", worker.app.name)
+            return
+        try:
+            await asyncio.wait_for(stop.event.wait(), LOOK_S)
+        except TimeoutError:
+            continue
+    worker.check()
+
+
+def _settle_gc() -> None:
+    """What was made up to here stays: never look at it again, and look at the rest less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
+class _Idle:
+    """Tells when nothing is left to do: two looks, with the same ends of all inputs and time for marks between."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._between_s = 0.15 + 2 * worker.app.watermark_interval_ms / 1000
+        self._seen: dict[TopicPartition, Position] | None = None
+        self._seen_at = 0.0
+
+    async def look(self) -> bool:
+        worker = self._worker
+        ends = await self._ends() if worker.caught_up else None
+        now = asyncio.get_running_loop().time()
+        if ends is None or not worker.caught_up:
+            self._seen = None
+            return False
+        if ends != self._seen:
+            self._seen, self._seen_at = ends, now
+            return False
+        return now - self._seen_at >= self._between_s
+
+    async def _ends(self) -> dict[TopicPartition, Position] | None:
+        """The ends of all inputs as the log has them now; None while one isn't read and committed up to there."""
+        tasks = [driver.task for driver in self._worker.drivers.values()]
+        committed = {
+            each.partition: task.checkpoint.position(each.partition) or START
+            for task in tasks
+            if task is not None
+            for each in task.inputs
+        }
+        bounds = await self._worker.log.bounds(list(committed))
+        if all(position.reached(bounds[at].end) for at, position in committed.items()):
+            return {at: each.end for at, each in bounds.items()}
+        return None
+
+
+def set_up_logging(level: int) -> None:
+    """Plain lines on stderr, whatever that is at the moment: a progress bar may stand in for it."""
+    handler = _StderrHandler()
+    handler.setFormatter(logging.Formatter("streams: %(levelname)s%(message)s"))
+    handler.addFilter(_word)
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+
+
+def _word(record: logging.LogRecord) -> bool:
+    record.levelname = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+    return True
+
+
+class _StderrHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(self.format(record) + "\n")

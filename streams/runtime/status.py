@@ -1,0 +1,119 @@
+"""What a worker says of itself: health, tasks, restores.
+
+What must live here: the facts, as plain data.  What must not: HTTP (``runtime.web``), acting on them (``worker``).
+
+A worker is healthy when every task runs and none is stuck.  That the event loop answers proves nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from streams.core.batch import NEVER
+from streams.core.record import START
+from streams.core.state import KeyedState
+from streams.errors import LogUnavailable
+from streams.runtime.driver import Driver, Phase
+from streams.runtime.tables import TableReader
+from streams.runtime.worker import Worker
+
+__all__ = ["Health", "Status"]
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """status: ok, starting, restoring, stuck or stopping; only ``ok`` is healthy.  problems: one line each."""
+
+    status: str
+    app: str
+    tasks: dict[str, str]
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
+
+
+class Status:
+    """Looks at one worker.  ``working``: set by who runs it, once it has started and until it stops."""
+
+    def __init__(self, worker: Worker, liveness_timeout_s: float) -> None:
+        self.worker = worker
+        self.working = False
+        self.stopping = False
+        self.restores: dict[str, tuple[int, int]] = {}
+        self.tables = TableReader(worker.app, worker.log.partition_for, self._held)
+        self._liveness_timeout_s = liveness_timeout_s
+
+    def note_restore(self, task: str, done: int, total: int) -> None:
+        """A ``Progress`` callback."""
+        self.restores[task] = (done, total)
+
+    @property
+    def running(self) -> bool:
+        """Every task of the worker runs."""
+        drivers = self.worker.drivers
+        return self.working and bool(drivers) and all(each.phase is Phase.RUNNING for each in drivers.values())
+
+    def health(self) -> Health:
+        worker = self.worker
+        tasks = {name: driver.phase.value for name, driver in sorted(worker.drivers.items())}
+        stuck = worker.stuck(asyncio.get_running_loop().time(), self._liveness_timeout_s)
+        waiting = [self._waiting(name, driver) for name, driver in sorted(worker.drivers.items())]
+        problems = [*stuck, *(line for line in waiting if line)]
+        if self.stopping:
+            status = "stopping"
+        elif stuck:
+            status = "stuck"
+        elif any(driver.phase is Phase.RESTORING for driver in worker.drivers.values()):
+            status = "restoring"
+        elif not self.running:
+            status = "starting"
+        else:
+            status = "ok"
+        return Health(status, worker.app.name, tasks, problems)
+
+    def _waiting(self, task: str, driver: Driver) -> str:
+        if driver.phase is Phase.RUNNING:
+            return ""
+        if driver.phase is Phase.RESTORING:
+            done, total = self.restores.get(task, (0, 0))
+            return f"task {task} restores its store: {done} of {total} changelog records"
+        return f"task {task} doesn't run: {driver.phase.value}"
+
+    def tasks(self) -> list[dict[str, Any]]:
+        """One entry for each task of this worker, plain data."""
+        now = asyncio.get_running_loop().time()
+        return [self._task(name, driver, now) for name, driver in sorted(self.worker.drivers.items())]
+
+    def _task(self, name: str, driver: Driver, now: float) -> dict[str, Any]:
+        task = driver.task
+        entry: dict[str, Any] = {"task": name, "phase": driver.phase.value, "lag": driver.lag, "inputs": []}
+        if driver.phase is Phase.RESTORING:
+            done, total = self.restores.get(name, (0, 0))
+            entry["restored"] = {"done": done, "total": total}
+        if task is None:
+            return entry
+        entry["watermark_ms"] = task.watermark if task.watermark > NEVER else None
+        entry["idle_s"] = round(max(0.0, now - driver.progress_at), 3)
+        for each in task.inputs:
+            position = task.checkpoint.position(each.partition) or START
+            end = task.ends.get(each.partition, position)
+            entry["inputs"].append(
+                {
+                    "topic": each.partition.topic,
+                    "partition": each.partition.partition,
+                    "position": position.offset(),
+                    "end": end.offset(),
+                    "lag": position.distance(end),
+                }
+            )
+        return entry
+
+    def _held(self, task: str, state: str) -> KeyedState[Any]:
+        driver = self.worker.drivers.get(task)
+        if driver is None or driver.task is None:
+            raise LogUnavailable(f"task {task} doesn't run here now, and it holds {state}; try again in a moment")
+        return driver.task.context.keyed(state)

@@ -1,0 +1,126 @@
+"""The web endpoint of a worker: health, metrics, tables by key.
+
+    GET /health                 200 when every task runs and none is stuck; else 503 that names the tasks
+    GET /metrics                Prometheus text
+    GET /tasks                  what each task does, its positions and its lag
+    GET /tables                 names
+    GET /tables/{name}          rows; ?prefix= ?limit= ?after=
+    GET /tables/{name}/{key}    the committed value; 404 where there is none
+
+What must live here: HTTP.  What must not: what is said (``runtime.status``, ``runtime.tables``).  It has no
+authentication: it listens on the loopback address unless told otherwise, and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from streams.errors import ConfigurationError, LogUnavailable, StreamsError
+from streams.runtime.status import Status
+from streams.runtime.tables import BadRequest, NoSuchKey, NoSuchTable, encode_json
+
+__all__ = ["error_body", "http_status", "json_reply", "routes", "serve", "web_app"]
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def json_reply(value: Any, status: int = 200) -> web.Response:
+    return web.Response(body=encode_json(value), status=status, content_type="application/json")
+
+
+def http_status(error: StreamsError) -> int:
+    """The HTTP status that tells a caller which of the three it is: his fault, not there, or try again."""
+    if isinstance(error, NoSuchTable | NoSuchKey):
+        return 404
+    if isinstance(error, BadRequest | ConfigurationError):
+        return 400
+    return 503 if isinstance(error, LogUnavailable) else 500
+
+
+def error_body(error: StreamsError) -> dict[str, str]:
+    return {"error": type(error).__name__, "message": str(error)}
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except StreamsError as error:
+        return json_reply(error_body(error), http_status(error))
+
+
+def routes(status: Status) -> list[web.RouteDef]:
+    """What may be asked of a worker by anybody who can reach it."""
+
+    async def health(_: web.Request) -> web.Response:
+        found = status.health()
+        return json_reply(found, 200 if found.ok else 503)
+
+    async def metrics(_: web.Request) -> web.Response:
+        held = status.worker.metrics
+        for driver in status.worker.drivers.values():
+            # Tasks count at their commits: one that doesn't come to commit would show the lag of its better days.
+            held.lag.labels(held.app, driver.id).set(driver.lag)
+        return web.Response(body=generate_latest(held.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def tasks(_: web.Request) -> web.Response:
+        return json_reply(status.tasks())
+
+    async def tables(_: web.Request) -> web.Response:
+        return json_reply(status.tables.names())
+
+    async def rows(request: web.Request) -> web.Response:
+        query = request.query
+        try:
+            limit = int(query.get("limit", "100"))
+        except ValueError:
+            raise BadRequest(f"limit={query['limit']!r} is no whole number") from None
+        name = request.match_info["name"]
+        return json_reply(
+            status.tables.page(name, prefix=query.get("prefix", ""), limit=limit, after=query.get("after"))
+        )
+
+    async def value(request: web.Request) -> web.Response:
+        return json_reply(status.tables.get(request.match_info["name"], request.match_info["key"]))
+
+    return [
+        web.get("/health", health),
+        web.get("/metrics", metrics),
+        web.get("/tasks", tasks),
+        web.get("/tables", tables),
+        web.get("/tables/{name}", rows),
+        web.get("/tables/{name}/{key:.+}", value),
+    ]
+
+
+def web_app(status: Status) -> web.Application:
+    """The endpoint as an aiohttp application."""
+    app = web.Application(middlewares=[_errors])
+    app.add_routes(routes(status))
+    return app
+
+
+@asynccontextmanager
+async def serve(app: web.Application, host: str, port: int) -> AsyncIterator[int]:
+    """Serve ``app`` inside of the block; gives the port, which is chosen by the system for ``port=0``.
+
+    Raises ConfigurationError where the address can't be had.
+    """
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, handle_signals=False)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise ConfigurationError(
+                f"can't listen on {host}:{port} ({error.strerror}); choose another --port or --host"
+            ) from error
+        yield int(runner.addresses[0][1])
+    finally:
+        await runner.cleanup()
