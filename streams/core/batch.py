@@ -54,13 +54,18 @@ class Origin:
         self._watermarks: list[int] | None = None
 
     def watermark_before(self, row: int) -> int:
-        """The task's watermark as it stood before the record at ``row`` was read."""
-        if self.before == self.after:
-            return self.before
+        """The task's watermark as it stood before the record at ``row`` was read: what decides whether it is late."""
+        return self.before if self.before == self.after else self._running()[row - self.first]
+
+    def watermark_at(self, row: int) -> int:
+        """The task's watermark once the record at ``row`` was read: timers due by it come before the record."""
+        return self.before if self.before == self.after else self._running()[row - self.first + 1]
+
+    def _running(self) -> list[int]:
         if self._watermarks is None:
             peaks = accumulate(self.times, max, initial=self.before + self.slack_ms)
             self._watermarks = [max(self.before, min(peak - self.slack_ms, self.ceiling)) for peak in peaks]
-        return self._watermarks[row - self.first]
+        return self._watermarks
 
 
 class Batch:

@@ -159,8 +159,8 @@ class Input:
         return times[run.cursor] if run.cursor < len(times) else NEVER
 
     def take(self, limit: int, *, before: int = FOREVER, until: int = FOREVER) -> Piece:
-        """Cut off a piece: at most ``limit`` rows, as long as their timestamps are at most ``before``, and no more
-        once one has reached ``until``: there a timer is due, which must fire before the next record is seen."""
+        """Cut off a piece: at most ``limit`` rows, as long as their timestamps are at most ``before``, and none but
+        the first from ``until`` on: there a timer is due, which must fire before that record is seen."""
         run = self._queue[0]
         assert isinstance(run, Run)
         decoded, fetched = run.decoded, run.fetched
@@ -171,8 +171,8 @@ class Input:
                 if times[index] > before:
                     stop = index
                     break
-        if until < FOREVER and start < stop and max(times[start:stop]) >= until:
-            stop = next(index for index in range(start, stop) if times[index] >= until) + 1
+        if until < FOREVER and stop - start > 1 and max(times[start + 1 : stop]) >= until:
+            stop = next(index for index in range(start + 1, stop) if times[index] >= until)
         row = decoded.rows[stop] if stop < len(times) else run.end
         if row - run.row > limit:
             row = run.row + limit

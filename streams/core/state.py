@@ -17,9 +17,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from heapq import merge
-from itertools import islice
+from itertools import filterfalse, islice
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
+from streams.core.mapping import map_batch
 from streams.core.store import Changes, Store, StoreView
 from streams.core.window import decode_start, encode_start
 from streams.errors import DataError
@@ -85,7 +86,7 @@ class KeyedState(Generic[V]):
     def prepare(self, keys: Iterable[bytes]) -> dict[bytes, V | None]:
         """Read what isn't cached of ``keys`` in one go.  In the dict returned each key has its value, or None."""
         values = self.values
-        missing = set(keys).difference(values)
+        missing = set(filterfalse(values.__contains__, keys))
         if missing:
             if self._older:
                 older = self._older
@@ -167,15 +168,18 @@ class KeyedState(Generic[V]):
         if self._drained:
             changes.ranges.append((b"", self._floor))
             changes.deletes.extend(self._drained)
-        for key in sorted(self.dirty):
-            value = values[key]
-            if value is None:
-                changes.deletes.append(key)
-                continue
-            try:
-                changes.puts.append((key, encode(value)))
-            except (TypeError, ValueError, OverflowError) as error:
-                raise UnencodableState(f"the state of key {key!r} can't be written: {error}: {value!r:.80}") from error
+        keys = sorted(self.dirty)
+        gone = [key for key in keys if values[key] is None]
+        if gone:
+            changes.deletes.extend(gone)
+            keys = [key for key in keys if values[key] is not None]
+        encoded, failed = map_batch(encode, [values[key] for key in keys])
+        for index, error in failed:
+            key = keys[index]
+            raise UnencodableState(
+                f"the state of key {key!r} can't be written: {error}: {values[key]!r:.80}"
+            ) from error
+        changes.puts.extend(zip(keys, encoded))
         self.dirty = set()
         self._drained = []
         return [(b"", changes)]

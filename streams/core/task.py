@@ -243,8 +243,19 @@ class Task:
         if chosen is None:
             return moved
         source, before = chosen
-        self._process(source, source.take(self._rows(), before=before, until=self._next_timer(source)))
+        until = self._next_timer(source)
+        if until < FOREVER and self._reach(source, until):
+            return True
+        self._process(source, source.take(self._rows(), before=before, until=until))
         return True
+
+    def _reach(self, source: Input, until: int) -> bool:
+        """Let the next record move event time before it is taken, where that makes a timer due: it fires first."""
+        head = source.head_time()
+        if head is None or head < until or not source.timed:
+            return False
+        source.watermark.observe(head)
+        return self._move_watermark()
 
     def _rows(self) -> int:
         """How many rows may be taken so that what follows from them fits into the commit, as far as can be told."""

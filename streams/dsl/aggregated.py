@@ -95,7 +95,7 @@ class WindowedAggregated(Generic[K, V]):
 
     @property
     def late(self) -> Stream[K, V]:
-        """The values that came after their window had closed."""
+        """The values that came after their window, or one of their windows, had closed; each once."""
         return self._port("late", self.source.type)
 
     def _port(self, kind: str, value_type: Any) -> Stream[K, Any]:

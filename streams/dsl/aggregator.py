@@ -86,6 +86,8 @@ class Aggregator:
 
     __slots__ = ("decode", "encode", "fold", "initial", "name", "result")
 
+    counts = False
+
     name: str
     initial: Callable[[], Acc]
     fold: Fold

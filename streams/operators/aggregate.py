@@ -7,24 +7,29 @@ was read (``Origin.watermark_before``), so the result doesn't depend on where a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from streams.core.batch import FOREVER, Batch, emitted
 from streams.core.context import TaskContext
 from streams.core.graph import Emit, Processor
-from streams.core.mapping import map_batch
+from streams.core.mapping import FAILED, Failures, has_none, map_batch
 from streams.core.state import KeyedState, StateSpec
 from streams.core.window import Windows
 from streams.operators.base import Operator
 
 
 class Fold(Protocol):
-    """What an aggregate does to its accumulators.  ``fold`` leaves the accumulator as it was when it raises."""
+    """What an aggregate does to its accumulators.  ``fold`` leaves the accumulator as it was when it raises.
+
+    counts: accumulator and result are the number of records, whatever is in them.
+    """
 
     @property
     def name(self) -> str: ...
+    @property
+    def counts(self) -> bool: ...
     def initial(self) -> Any: ...
     def fold(self, accumulator: Any, value: Any) -> Any: ...
     def result(self, accumulator: Any) -> Any: ...
@@ -68,14 +73,28 @@ class _AggregateWork:
         batch = drop_keyless(batch, self._context, self._node)
         state, node = self._state, self._node
         keys: list[Any] = batch.keys
-        update = updater(state.prepare(keys), node.fold)
-        results, failed = map_batch(update, keys, batch.values)
+        accumulators = state.prepare(keys)
+        failed: Failures = []
+        if node.fold.counts:
+            results = count_on(accumulators, keys)
+        else:
+            results, failed = map_batch(updater(accumulators, node.fold), keys, batch.values)
         state.dirty.update(keys)
         out = batch.with_values(results)
         if failed:
             out = self._context.failures.drop(out, failed, node.name, node.policy)
         if out.values:
             self._emit(out)
+
+
+def count_on(values: dict[bytes, Any], keys: Sequence[bytes]) -> list[int]:
+    """Add one to the count of each key, and return it as it is then; nothing of the user's runs, so nothing fails."""
+    counts: list[int] = []
+    keep = counts.append
+    for key in keys:
+        values[key] = count = (values[key] or 0) + 1
+        keep(count)
+    return counts
 
 
 def updater(values: dict[bytes, Any], fold: Fold) -> Callable[[bytes, Any], Any]:
@@ -103,7 +122,7 @@ def folder(values: dict[bytes, Any], fold: Fold) -> Callable[[bytes, Any], None]
 
 def drop_keyless(batch: Batch, context: TaskContext, node: Operator) -> Batch:
     """The batch without records that have no key, which meet the policy."""
-    if None not in batch.keys:
+    if not has_none(batch.keys):
         return batch
     failed: list[tuple[int, Exception]] = [(i, MissingKey()) for i, key in enumerate(batch.keys) if key is None]
     return context.failures.drop(batch, failed, node.name, node.policy)
@@ -114,7 +133,7 @@ class WindowAggregate(Operator):
     """Folds the values of each key in each window.
 
     Its children are ports: "updates" (the result after each record), "final" (once, when the window closes) and
-    "late" (records that came after that); at least one of them.
+    "late" (records that came after one of their windows had closed, once each); at least one of them.
     ports: the kinds of children it has; results nobody takes aren't computed.
     wrap: (result, window start, window end) to the value that is emitted.
     """
@@ -188,53 +207,68 @@ class _WindowWork:
         batch = drop_keyless(batch, self._context, self._node)
         if not batch.values:
             return
-        windows = self._node.windows
+        windows, closed = self._node.windows, self._closed_after(batch)
         if windows.size_ms == windows.step_ms:
             first, last = min(batch.times), max(batch.times)
-            if first - first % windows.size_ms == last - last % windows.size_ms:
-                self._fold_into(first - first % windows.size_ms, batch)
+            start = first - first % windows.size_ms
+            if start == last - last % windows.size_ms and start > closed:
+                self._fold({start: range(len(batch))}, batch)
                 return
         placed: dict[int, list[int]] = {}
+        late: list[int] = []
         for index, time in enumerate(batch.times):
             for start in windows.starts(time):
-                placed.setdefault(start, []).append(index)
-        for start, indexes in placed.items():
-            self._fold_into(start, batch.take(indexes))
+                if start > closed or start > self._closed_before(batch, index):
+                    placed.setdefault(start, []).append(index)
+                elif not late or late[-1] != index:
+                    late.append(index)
+        if late:
+            self._context.count("late", len(late))
+            self._emit(WindowBatch(batch.take(late), "late"))
+        self._fold(placed, batch)
 
-    def _fold_into(self, start: int, batch: Batch) -> None:
-        """Fold a batch whose records all belong to the window at ``start``; late ones leave by the late port."""
-        node, context = self._node, self._context
-        batch = self._without_late(batch, start + node.windows.size_ms + node.grace_ms)
-        if not batch.values:
-            return
-        segment = self._state.segment(start)
-        if self._earliest is None or start < self._earliest:
-            self._earliest = start
-        keys: list[Any] = batch.keys
-        step = updater if "updates" in node.ports else folder
-        results, failed = map_batch(step(segment.prepare(keys), node.fold), keys, batch.values)
-        segment.dirty.update(keys)
-        end = start + node.windows.size_ms
-        out = batch.with_values(results)
-        if failed:
-            out = context.failures.drop(out, failed, node.name, node.policy)
-        if "updates" in node.ports:
-            wrap = node.wrap
-            self._emit(WindowBatch(out.with_values([wrap(result, start, end) for result in out.values]), "updates"))
+    def _closed_after(self, batch: Batch) -> int:
+        """The latest start of a window that the batch closes: only up to there may there be late ones."""
+        after = self._context.watermark if batch.origin is None else batch.origin.after
+        return after - self._delay_ms - self._node.windows.size_ms - self._node.grace_ms
 
-    def _without_late(self, batch: Batch, closes: int) -> Batch:
+    def _closed_before(self, batch: Batch, index: int) -> int:
+        """The latest start of a window that had closed before the record at ``index`` was read."""
         origin = batch.origin
-        after = self._context.watermark if origin is None else origin.after
-        if after - self._delay_ms < closes:
-            return batch
-        if origin is None:
-            late = [True] * len(batch)
-        else:
-            late = [origin.watermark_before(row) - self._delay_ms >= closes for row in batch.rows]
-        if any(late):
-            self._context.count("late", sum(late))
-            self._emit(WindowBatch(batch.select(late), "late"))
-        return batch.select([not each for each in late])
+        watermark = self._context.watermark if origin is None else origin.watermark_before(batch.rows[index])
+        return watermark - self._delay_ms - self._node.windows.size_ms - self._node.grace_ms
+
+    def _fold(self, placed: Mapping[int, Sequence[int]], batch: Batch) -> None:
+        """Fold the records at the given indexes into each window; updates leave in the order of the records."""
+        node, context = self._node, self._context
+        updates: list[tuple[int, int, Any]] = []
+        refused: dict[int, Exception] = {}
+        for start, indexes in placed.items():
+            segment = self._state.segment(start)
+            if self._earliest is None or start < self._earliest:
+                self._earliest = start
+            part = batch if len(indexes) == len(batch) else batch.take(indexes)
+            keys: list[Any] = part.keys
+            step = updater if "updates" in node.ports else folder
+            results, failed = map_batch(step(segment.prepare(keys), node.fold), keys, part.values)
+            segment.dirty.update(keys)
+            for position, error in failed:
+                refused.setdefault(indexes[position], error)
+            if "updates" in node.ports:
+                updates.extend(
+                    (index, start, result)
+                    for index, result in zip(indexes, results, strict=True)
+                    if result is not FAILED
+                )
+        if refused:  # once for each record, however many windows refuse it
+            context.failures.drop(batch, sorted(refused.items()), node.name, node.policy)
+        if updates:
+            if len(placed) > 1:
+                updates.sort(key=lambda update: update[:2])
+            size = node.windows.size_ms
+            out = batch.take([index for index, _, _ in updates])
+            values = [node.wrap(result, start, start + size) for _, start, result in updates]
+            self._emit(WindowBatch(out.with_values(values), "updates"))
 
     def deadline(self) -> int:
         if self._earliest is None:

@@ -1,7 +1,7 @@
 """``process``: the user's function over each record, with state per key and timers.
 
-Timers fire in the order of the log: before a record is handled, everything fires that was due at the watermark as it
-stood then.  What one call does (state, timers, emitted values) counts as a whole or, if it raises, not at all.
+Timers fire in the order of the log: before a record is handled, everything fires that is due at the watermark to which
+the record brings event time.  What one call does (state, timers, emitted values) counts as a whole or, if it raises, not at all.
 """
 
 from __future__ import annotations
@@ -107,13 +107,18 @@ class _ProcessWork:
         self._state.prepare(keys)
         made: list[tuple[bytes, Any, int, int]] = []
         failed: list[tuple[int, Exception]] = []
+        seen = 0 if origin is None else origin.first
         for index, (key, value, time, row) in enumerate(zip(keys, batch.values, batch.times, batch.rows, strict=True)):
             watermark = self._watermark(origin, row)
             if timers.next <= watermark:
                 self._flush(made, origin)
                 made = []
-                while timers.next <= watermark:
-                    self._fire(watermark, 1000)
+                # Each fires at the first watermark that reaches it, also where the rows between went elsewhere.
+                for passed in range(seen, row + 1) if origin is not None else (row,):
+                    reached = self._watermark(origin, passed)
+                    while timers.next <= reached:
+                        self._fire(reached, 1000)
+            seen = row
             if self._here is not None:
                 self._here.origin, self._here.row = origin, row
             try:
@@ -127,7 +132,7 @@ class _ProcessWork:
         self._flush(made, origin)
 
     def _watermark(self, origin: Origin | None, row: int) -> int:
-        known = self._context.watermark if origin is None else origin.watermark_before(row)
+        known = self._context.watermark if origin is None else origin.watermark_at(row)
         return known - self._delay_ms
 
     def _call(self, fn: Callable[..., Any], args: tuple[Any, ...], key: bytes, time: int, watermark: int) -> list[Any]:
@@ -155,7 +160,7 @@ class _ProcessWork:
             if at is None:
                 self._timers.cancel(key, name)
             else:
-                self._timers.set(key, name, at)
+                self._timers.set(key, name, at, watermark)
         return user._out
 
     def _call_with_tables(self, here: Ambient, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:

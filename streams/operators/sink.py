@@ -14,7 +14,7 @@ from streams.core.batch import Batch
 from streams.core.context import TaskContext
 from streams.core.graph import Emit, Processor
 from streams.core.log import TopicSpec
-from streams.core.mapping import decode_batch, map_batch
+from streams.core.mapping import decode_batch, has_none, map_batch
 from streams.core.outputs import RecordTooLarge
 from streams.operators.base import Operator
 
@@ -68,7 +68,7 @@ class _SinkWork:
 
     def process(self, batch: Batch) -> None:
         node = self._node
-        encode = self._encode_or_none if None in batch.values else node.encode
+        encode = self._encode_or_none if has_none(batch.values) else node.encode
         encoded, failed = map_batch(encode, batch.values)
         out = batch.with_values(encoded)
         if failed:

@@ -16,7 +16,7 @@ from streams.core.duration import to_epoch_ms
 from streams.core.graph import Emit
 from streams.core.inputs import Decoded
 from streams.core.log import TopicSpec
-from streams.core.mapping import FAILED, decode_batch, map_batch
+from streams.core.mapping import FAILED, decode_batch, has_none, map_batch
 from streams.core.record import Fetched
 from streams.operators.base import Operator
 
@@ -74,7 +74,7 @@ class SourceWork:
         failures = [(first + index, error, "decode") for index, error in failed]
         if failures:
             keys, values, times, rows = _keep(keys, values, times, rows, [value is not FAILED for value in values])
-        if not node.tombstones and None in raw:
+        if not node.tombstones and has_none(raw):
             before = len(values)
             keys, values, times, rows = _keep(keys, values, times, rows, [raw[row - first] is not None for row in rows])
             self._context.count("tombstones", before - len(values))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from typing import Any
 
-from streams.core.batch import FOREVER, NEVER
+from streams.core.batch import FOREVER
 from streams.core.state import KeyedState, StateSpec
 from streams.core.window import decode_start, encode_start
 
@@ -28,16 +28,19 @@ class Timers:
     def __init__(self, due: KeyedState[Any], index: KeyedState[int]) -> None:
         self._due = due
         self._index = index
-        self._fired_until = NEVER
         self.next = self._first()
 
     def _first(self) -> int:
         entry = next(self._due.scan(), None)
         return FOREVER if entry is None else decode_start(entry[0][:8])
 
-    def set(self, key: bytes, name: str, at: int) -> None:
-        """Set or move the timer ``name`` of ``key``.  One in the past fires as soon as event time moves on."""
-        at = max(at, self._fired_until + 1)
+    def set(self, key: bytes, name: str, at: int, watermark: int) -> None:
+        """Set or move the timer ``name`` of ``key``.  One in the past fires as soon as event time moves on.
+
+        ``watermark``: as it stands for the record or timer in hand, so that the time of one in the past depends on
+        the order of the log and not on what happened to fire before.
+        """
+        at = max(at, watermark + 1)
         label = _label(key, name)
         known = self._index.get(label)
         self._index.put(label, at)
@@ -53,7 +56,6 @@ class Timers:
 
         They are gone afterwards.  An empty list means that none is left, so call until it comes.
         """
-        self._fired_until = max(self._fired_until, watermark)
         while self.next <= watermark:
             fired = []
             waiting = [entry for entry, _ in self._due.drain(count, encode_start(watermark + 1))]
