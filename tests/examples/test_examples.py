@@ -1,0 +1,57 @@
+"""Every example runs as its reader would run it, and prints what its first lines say that it prints.
+
+examples/flights.py, the main job, has tests of its own beside this file.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+SHORT = sorted(path for path in EXAMPLES.glob("*.py") if path.name != "flights.py")
+MAX_LINES = 60
+TIMEOUT_S = 60
+
+
+def promised(path: Path) -> str:
+    """The indented end of the docstring: what the example prints."""
+    documented = ast.get_docstring(ast.parse(path.read_text()))
+    assert documented is not None
+    _, found, output = documented.partition("prints:\n\n")
+    assert found, f"{path.name}: the docstring doesn't end with what it prints"
+    return "".join(line.removeprefix("    ") + "\n" for line in output.splitlines())
+
+
+def run(path: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", str(path)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+
+
+@pytest.mark.parametrize("path", SHORT, ids=lambda path: path.stem)
+def test_an_example_prints_what_it_promises_and_leaves_nothing_behind(path: Path, tmp_path: Path) -> None:
+    done = run(path, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == promised(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", SHORT, ids=lambda path: path.stem)
+def test_an_example_is_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MAX_LINES
+
+
+def test_the_list_of_examples_names_each_of_them() -> None:
+    listed = (EXAMPLES / "README.md").read_text()
+    assert [path.name for path in EXAMPLES.glob("*.py") if f"({path.name})" not in listed] == []
+
+
+def test_an_example_that_prints_something_else_is_found(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text('"""One.\n\nIt prints:\n\n    one\n    two\n"""\nprint("one")\n')
+    assert promised(wrong) == "one\ntwo\n"
+    assert run(wrong, tmp_path).stdout != promised(wrong)
