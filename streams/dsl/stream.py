@@ -155,9 +155,9 @@ class Stream(Generic[K, V]):
             for index, name in enumerate((*predicates, "rest"))
         }
 
-    def merge(self, *others: Stream[K, V]) -> Stream[K, V]:
+    def merge(self, *others: Stream[K, W]) -> Stream[K, V | W]:
         """The values of all of them.  Each must have the same key type and number of partitions."""
-        streams = (self, *others)
+        streams: tuple[Stream[K, Any], ...] = (self, *others)
         if len({id(stream.node) for stream in streams}) < len(streams):
             raise TopologyError(f"merge: a stream is merged with itself ({self.label}); use flat_map to repeat values")
         for other in others:
