@@ -10,7 +10,8 @@ import inspect
 import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, Unpack, overload
 
 from streams.core.capability import GuaranteeName
 from streams.core.duration import Duration, parse_duration_ms
@@ -24,11 +25,11 @@ from streams.dsl.blueprint import Blueprint, draw_blueprint
 from streams.dsl.codec import Codec, value_codec
 from streams.dsl.foreign import Outbox, split_location
 from streams.dsl.keys import key_codec, ordered_key_codec
-from streams.dsl.naming import Names, check_name, named_values
+from streams.dsl.naming import Names, check_name
 from streams.dsl.stream import Stream
-from streams.dsl.table import Table
+from streams.dsl.table import Table, tables_named_by
 from streams.dsl.topic import Topic
-from streams.dsl.types import Unknown, writable_codec
+from streams.dsl.types import Kind, StreamSettings, TopicSettings, Unknown, writable_codec
 from streams.errors import ConfigurationError, TopologyError
 from streams.operators.agent import Agent as AgentNode
 from streams.operators.source import Source
@@ -37,6 +38,7 @@ from streams.operators.table import TableWriter
 if TYPE_CHECKING:
     from streams.dsl.timer import Timer
 
+K = TypeVar("K")
 V = TypeVar("V")
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -123,6 +125,14 @@ class App:
 
     # ── declaring ─────────────────────────────────────────────────────────────────────────────────────────────────
 
+    @overload
+    def topic(self, name: str, *, key: Kind[K], value: Kind[V], **settings: Unpack[TopicSettings]) -> Topic[K, V]: ...
+    @overload
+    def topic(self, name: str, *, value: Kind[V], **settings: Unpack[TopicSettings]) -> Topic[str, V]: ...
+    @overload
+    def topic(
+        self, name: str, *, key: Any = None, value: UnionType | None = None, **settings: Unpack[TopicSettings]
+    ) -> Topic[Any, Any]: ...
     def topic(
         self,
         name: str,
@@ -161,19 +171,52 @@ class App:
             )
         return known
 
+    @overload
+    def stream(
+        self, topic: Topic[K, V], *, timestamp: Callable[[V], Any] | None = None, **settings: Unpack[StreamSettings]
+    ) -> Stream[K, V]: ...
+    @overload
     def stream(
         self,
-        topic: Topic[Any, V] | str,
+        topic: str,
+        *,
+        key: Kind[K],
+        value: Kind[V],
+        timestamp: Callable[[V], Any] | None = None,
+        **settings: Unpack[StreamSettings],
+    ) -> Stream[K, V]: ...
+    @overload
+    def stream(
+        self,
+        topic: str,
+        *,
+        value: Kind[V],
+        timestamp: Callable[[V], Any] | None = None,
+        **settings: Unpack[StreamSettings],
+    ) -> Stream[str, V]: ...
+    @overload
+    def stream(
+        self,
+        topic: str,
+        *,
+        key: Any = None,
+        value: UnionType | None = None,
+        timestamp: Callable[[Any], Any] | None = None,
+        **settings: Unpack[StreamSettings],
+    ) -> Stream[Any, Any]: ...
+    def stream(
+        self,
+        topic: Topic[Any, Any] | str,
         *,
         key: Any = None,
         value: Any = None,
-        timestamp: Callable[[V], Any] | None = None,
+        timestamp: Callable[[Any], Any] | None = None,
         out_of_orderness: Duration = 0,
         idle_after: Duration | None = "1m",
         on_error: Action = "fail",
         dead_letters: Topic[Any, Any] | str | None = None,
         on_lost: Literal["fail", "earliest"] = "fail",
-    ) -> Stream[Any, V]:
+    ) -> Stream[Any, Any]:
         """The records of a topic, from its start.
 
         timestamp: finds the event time of a value (ms, seconds as float, datetime); else the record's own counts.
@@ -207,7 +250,7 @@ class App:
             on_lost=on_lost,
         )
         self.add(node)
-        stream: Stream[Any, V] = Stream(
+        stream: Stream[Any, Any] = Stream(
             self, node, source.name, source.spec.partitions, source.key_codec, source.value_type, policy
         )
         self._sources[source.name] = (stream, settings)
@@ -222,6 +265,32 @@ class App:
         topic = self.topic(name, key=bytes, value=bytes) if isinstance(name, str) else name
         return ErrorPolicy("dead_letter", topic.spec)
 
+    @overload
+    def table(
+        self,
+        name: str,
+        *,
+        key: Kind[K],
+        value: Kind[V],
+        default: Callable[[], V] | None = None,
+        source: str | None = None,
+    ) -> Table[K, V]: ...
+    @overload
+    def table(
+        self, name: str, *, value: Kind[V], default: Callable[[], V] | None = None, source: str | None = None
+    ) -> Table[str, V]: ...
+    @overload
+    def table(self, name: str, *, source: Topic[K, V], default: Callable[[], V] | None = None) -> Table[K, V]: ...
+    @overload
+    def table(
+        self,
+        name: str,
+        *,
+        key: Any = None,
+        value: Any = None,
+        default: Callable[[], Any] | None = None,
+        source: Topic[Any, Any] | str | None = None,
+    ) -> Table[Any, Any]: ...
     def table(
         self,
         name: str,
@@ -278,27 +347,27 @@ class App:
 
     def agent(
         self,
-        stream: Stream[Any, V] | Topic[Any, V] | str,
+        stream: Stream[K, V] | Topic[K, V] | str,
         *,
         name: str = "",
         concurrency: int = 1,
         sinks: Iterable[Topic[Any, Any] | str] = (),
         tables: Iterable[Table[Any, Any]] = (),
-    ) -> Callable[[Callable[..., Any]], Agent[Any, V]]:
+    ) -> Callable[[Callable[..., Any]], Agent[K, V]]:
         """Decorate ``async def agent(events)``, which loops ``async for event in events`` and may ``yield`` results.
 
         sinks: topics for what it yields.  tables: those that it uses beyond the ones its code names directly.
         concurrency: events in flight at once in a task; events of one key never overlap.
         """
-        source = stream if isinstance(stream, Stream) else self.stream(stream)
+        source: Stream[K, V] = stream if isinstance(stream, Stream) else self.stream(stream)
         if concurrency < 1:
             raise ConfigurationError(f"agent: concurrency is at least 1, not {concurrency}")
 
-        def decorate(fn: Callable[..., Any]) -> Agent[Any, V]:
+        def decorate(fn: Callable[..., Any]) -> Agent[K, V]:
             if not (inspect.isasyncgenfunction(fn) or inspect.iscoroutinefunction(fn)):
                 raise ConfigurationError(f"agent {fn.__name__}: write it as `async def` over its events")
             label = check_name(name or fn.__name__, "an agent")
-            used = {table.state.name: table.state for table in (*tables, *self._tables_in(fn))}
+            used = {table.state.name: table.state for table in (*tables, *tables_named_by(fn))}
             agent = self._add_agent(label, source, fn, concurrency, list(used.values()))
             sinks_of(sinks, agent.results)
             self.agents[label] = agent
@@ -307,8 +376,8 @@ class App:
         return decorate
 
     def _add_agent(
-        self, label: str, source: Stream[Any, V], fn: Callable[..., Any], concurrency: int, states: Sequence[StateSpec]
-    ) -> Agent[Any, V]:
+        self, label: str, source: Stream[K, V], fn: Callable[..., Any], concurrency: int, states: Sequence[StateSpec]
+    ) -> Agent[K, V]:
         values = value_codec(source.type) if source.type is not Unknown else writable_codec(Unknown, f"agent {label}")
         inbox = TopicSpec(
             self.internal(label, "inbox", f"the inbox of agent {label}"), source.partitions, "repartition"
@@ -397,23 +466,7 @@ class App:
         return self._names.take(name, f"the state of {name}")
 
     def tables_of(self, fn: Callable[..., Any]) -> list[StateSpec]:
-        return [table.state for table in self._tables_in(fn)]
-
-    def _tables_in(self, fn: Callable[..., Any]) -> list[Table[Any, Any]]:
-        """The tables that a function names: as globals or in its closure, and those of plain functions it calls."""
-        found: dict[str, Table[Any, Any]] = {}
-        seen: set[int] = set()
-
-        def look(candidate: Any) -> None:
-            if isinstance(candidate, Table):
-                found[candidate.name] = candidate
-            elif inspect.isfunction(candidate) and id(candidate) not in seen:
-                seen.add(id(candidate))
-                for value in named_values(candidate):
-                    look(value)
-
-        look(fn)
-        return list(found.values())
+        return [table.state for table in tables_named_by(fn)]
 
     def build(self) -> Blueprint:
         """The blueprint; computed at the first call, after which nothing more can be declared."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from streams.core.duration import Duration, parse_duration_ms
 from streams.core.graph import Node
@@ -275,6 +275,18 @@ class Stream(Generic[K, V]):
 
     # ── tables ────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    @overload
+    def join(self, table: Table[K, W], *, how: Literal["inner"] = ..., value: Any = ...) -> Stream[K, tuple[V, W]]: ...
+    @overload
+    def join(self, table: Table[K, W], *, how: str, value: Any = ...) -> Stream[K, tuple[V, W | None]]: ...
+    @overload
+    def join(
+        self, table: Table[K, W], fn: Callable[[V, W], R], *, how: Literal["inner"] = ..., value: Any = ...
+    ) -> Stream[K, R]: ...
+    @overload
+    def join(
+        self, table: Table[K, W], fn: Callable[[V, W | None], R], *, how: str, value: Any = ...
+    ) -> Stream[K, R]: ...
     def join(
         self, table: Table[K, W], fn: Callable[[V, Any], R] | None = None, *, how: str = "inner", value: Any = Unknown
     ) -> Stream[K, Any]:

@@ -6,12 +6,14 @@ its uncommitted changes.  From outside, ``await table.get(key)`` asks the owner 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from streams.core.context import Ambient, ambient
 from streams.core.state import KeyedState, StateSpec
 from streams.dsl.codec import Codec
+from streams.dsl.naming import named_values
 from streams.errors import TopologyError, WrongPartition
 
 if TYPE_CHECKING:
@@ -192,6 +194,23 @@ class Table(Generic[K, V]):
         if value is not None:
             return value
         return self._default() if self._default is not None and default is None else default
+
+
+def tables_named_by(fn: Callable[..., Any]) -> list[Table[Any, Any]]:
+    """The tables that a function names: as globals or in its closure, and those of plain functions it calls."""
+    found: dict[str, Table[Any, Any]] = {}
+    seen: set[int] = set()
+
+    def look(candidate: Any) -> None:
+        if isinstance(candidate, Table):
+            found[candidate.name] = candidate
+        elif inspect.isfunction(candidate) and id(candidate) not in seen:
+            seen.add(id(candidate))
+            for value in named_values(candidate):
+                look(value)
+
+    look(fn)
+    return list(found.values())
 
 
 _UNCHANGEABLE = frozenset({bool, int, float, str, bytes})

@@ -4,9 +4,35 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, get_type_hints
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, get_type_hints
 
+from streams.core.duration import Duration
+from streams.core.policy import Action
 from streams.dsl.codec import Codec, value_codec
+
+T = TypeVar("T")
+
+Kind: TypeAlias = type[T] | Codec[T]
+"""What ``key=`` and ``value=`` take, as far as a type checker can infer from it; unions and the like count as Any."""
+
+
+class TopicSettings(TypedDict, total=False):
+    """The settings of ``App.topic`` that don't bear on its types."""
+
+    partitions: int | None
+    retention: Duration | None
+    retention_bytes: int | None
+    compact: bool
+
+
+class StreamSettings(TypedDict, total=False):
+    """The settings of ``App.stream`` that don't bear on its types; ``dead_letters`` is a Topic or a name."""
+
+    out_of_orderness: Duration
+    idle_after: Duration | None
+    on_error: Action
+    dead_letters: Any
+    on_lost: Literal["fail", "earliest"]
 
 
 class Unknown:

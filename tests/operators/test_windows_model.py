@@ -10,6 +10,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from streams import App, agg, hopping, tumbling
 from streams.core.window import Windows
 from streams.testing.driver import TestDriver
