@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from streams.connectors.memory.log import MemoryLog
+from streams.core.capability import Limits
 from streams.core.duration import Duration, parse_duration_ms, to_epoch_ms
 from streams.core.log import Append
 from streams.core.record import Records, TopicPartition
@@ -43,32 +44,47 @@ class TestDriver:
 
     Everything sent is processed and committed when ``send`` returns.  What fails the app is raised by the call in
     which it happens.
+
+    after: a driver that has ended; this one goes on with its log, stores and clock: a restart, with the same app or
+    with a later version of it.  limits: those of the log, to see what an app does at them.
     """
 
     __test__ = False
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, *, after: TestDriver | None = None, limits: Limits | None = None) -> None:
+        app.build()  # what is wrong with the app is raised before there is a loop to close
         self.app = app
+        self._limits = limits
         self._loop = VirtualLoop()
-        self._clock = VirtualClock(self._loop)
-        self._log = MemoryLog()
-        self._stores = MemoryStores()
-        self._logs: dict[str, MemoryLog] = {"": self._log}
+        self._clock = VirtualClock(self._loop) if after is None else VirtualClock(self._loop, after.now_ms())
+        self._logs: dict[str, MemoryLog] = {}
+        if after is not None:
+            self._logs.update({at: MemoryLog(log.broker, limits=limits) for at, log in after._logs.items()})
+        self._log = self._logs.setdefault("", MemoryLog(limits=limits))
+        self._stores = MemoryStores() if after is None else after._stores
         self._worker = Worker(app, self._log, self._stores, self._clock, connect=self._connect)
-        self._read: dict[TopicPartition, int] = {}
+        self._read: dict[TopicPartition, int] = {} if after is None else after._read
 
     def _connect(self, location: str) -> MemoryLog:
         """Every other log that the app names is one in memory, which the test can fill and read as well."""
         known = self._logs.get(location)
-        made = MemoryLog() if known is None else MemoryLog(known.broker)
+        made = MemoryLog(limits=self._limits) if known is None else MemoryLog(known.broker, limits=self._limits)
         self._logs.setdefault(location, made)
         return made
 
     def __enter__(self) -> TestDriver:
-        self._run(self._log.open())
-        self._working = self._worker.working()
-        self._run(self._working.__aenter__())
-        self._settle()
+        try:
+            self._run(self._log.open())
+            self._working = self._worker.working()
+            self._run(self._working.__aenter__())
+        except BaseException:
+            self._loop.close()
+            raise
+        try:
+            self._settle()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
         return self
 
     def __exit__(
