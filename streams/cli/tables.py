@@ -128,7 +128,7 @@ async def _restored(app: App, log: Log, table: str, opened: ExitStack) -> TableR
     from streams.cli.progress import RestoreProgress
     from streams.core.checkpoint import decode_checkpoint
     from streams.core.record import TopicPartition
-    from streams.core.state import KeyedState
+    from streams.core.state import CacheBudget, KeyedState
     from streams.core.store import StoreView, prefix_bytes
     from streams.core.task import assign_prefixes
     from streams.dsl.blueprint import changelog_topic
@@ -157,7 +157,7 @@ async def _restored(app: App, log: Log, table: str, opened: ExitStack) -> TableR
                 number = assign_prefixes(store.state, subtopology.states)[view.state.name]
                 spec = view.state
                 held[task] = KeyedState(
-                    StoreView(store, prefix_bytes(number)), spec.encode, spec.decode, cache_entries=0
+                    StoreView(store, prefix_bytes(number)), spec.encode, spec.decode, budget=CacheBudget(0)
                 )
 
     def state_of(task: str, _: str) -> KeyedState[Any]:

@@ -14,7 +14,7 @@ while a generation filled up is dropped with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import merge
 from itertools import filterfalse, islice
@@ -44,6 +44,10 @@ class StateSpec:
     schema: str = ""
 
 
+SAMPLE = 32
+"""How many values of a batch are weighed."""
+
+
 class UnencodableState(DataError):
     """A value that the user's code left in a state can't be encoded."""
 
@@ -63,16 +67,36 @@ class State(Protocol):
     def dirty_count(self) -> int: ...
 
 
+class CacheBudget:
+    """How many decoded values a state may keep: its share of the memory, over what one is seen to weigh."""
+
+    def __init__(self, cache_bytes: int) -> None:
+        self._cache_bytes = cache_bytes
+        self._entry_bytes = 1_000
+        self.sharers = 1
+
+    def weigh(self, encoded: Sequence[bytes]) -> None:
+        """Learn from encoded values; a decoded one with its key takes about 200 bytes and four times its encoding."""
+        if encoded:
+            seen = 200 + 4 * sum(map(len, encoded)) // len(encoded)
+            self._entry_bytes = max(seen, self._entry_bytes * 7 // 8)
+
+    @property
+    def entries(self) -> int:
+        """Of one generation of one sharer: there are two generations."""
+        return self._cache_bytes // (2 * self._entry_bytes * self.sharers)
+
+
 class KeyedState(Generic[V]):
     """One value a key."""
 
     def __init__(
-        self, view: StoreView, encode: Callable[[V], bytes], decode: Callable[[bytes], V], *, cache_entries: int
+        self, view: StoreView, encode: Callable[[V], bytes], decode: Callable[[bytes], V], *, budget: CacheBudget
     ) -> None:
         self._view = view
         self._encode = encode
         self._decode = decode
-        self._cache_entries = cache_entries
+        self._budget = budget
         self.values: dict[bytes, V | None] = {}
         self._older: dict[bytes, V | None] = {}
         self.dirty: set[bytes] = set()
@@ -98,8 +122,9 @@ class KeyedState(Generic[V]):
         return values
 
     def _read(self, keys: list[bytes]) -> None:
-        decode = self._decode
-        for key, stored in zip(keys, self._view.multi_get(keys), strict=True):
+        decode, found = self._decode, self._view.multi_get(keys)
+        self._budget.weigh([stored for stored in found[:SAMPLE] if stored is not None])
+        for key, stored in zip(keys, found, strict=True):
             self.values[key] = None if stored is None or key < self._floor else decode(stored)
 
     def get(self, key: bytes) -> V | None:
@@ -179,6 +204,7 @@ class KeyedState(Generic[V]):
             raise UnencodableState(
                 f"the state of key {key!r} can't be written: {error}: {values[key]!r:.80}"
             ) from error
+        self._budget.weigh(encoded[:SAMPLE])
         changes.puts.extend(zip(keys, encoded))
         self.dirty = set()
         self._drained = []
@@ -186,7 +212,7 @@ class KeyedState(Generic[V]):
 
     def applied(self) -> None:
         self._floor = b""
-        if len(self.values) > self._cache_entries:
+        if len(self.values) > self._budget.entries:
             self._older, self.values = self.values, {}
 
 
@@ -200,13 +226,13 @@ class WindowedState(Generic[V]):
         encode: Callable[[V], bytes],
         decode: Callable[[bytes], V],
         *,
-        cache_entries: int,
+        budget: CacheBudget,
     ) -> None:
         self._view = view
         self._store = store
         self._encode = encode
         self._decode = decode
-        self._cache_entries = cache_entries
+        self._budget = budget
         self._segments: dict[int, KeyedState[V]] = {}
         self.open: set[int] = set(self._stored_starts())
 
@@ -230,7 +256,7 @@ class WindowedState(Generic[V]):
         segment = self._segments.get(start)
         if segment is None:
             view = StoreView(self._store, self._view.prefix + encode_start(start))
-            segment = KeyedState(view, self._encode, self._decode, cache_entries=self._cache_entries)
+            segment = KeyedState(view, self._encode, self._decode, budget=self._budget)
             self._segments[start] = segment
             self.open.add(start)
         return segment
@@ -256,7 +282,6 @@ class WindowedState(Generic[V]):
     def applied(self) -> None:
         for start in [start for start in self._segments if start not in self.open]:
             del self._segments[start]
-        share = self._cache_entries // max(1, len(self._segments))
+        self._budget.sharers = max(1, len(self._segments))
         for segment in self._segments.values():
-            segment._cache_entries = share
             segment.applied()

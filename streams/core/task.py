@@ -38,7 +38,7 @@ from streams.core.log import Append
 from streams.core.outputs import Outputs
 from streams.core.policy import Failures
 from streams.core.record import START, Fetched, Position, Records, TopicPartition
-from streams.core.state import KeyedState, State, StateSpec, WindowedState
+from streams.core.state import CacheBudget, KeyedState, State, StateSpec, WindowedState
 from streams.core.store import Changes, Store, StoreState, StoreView, prefix_bytes
 from streams.core.watermark import (
     MARK_HEADER,
@@ -53,14 +53,17 @@ from streams.core.watermark import (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What all tasks of an app share: names, sizes and limits."""
+    """What all tasks of an app share: names, sizes and limits.
+
+    state_cache_bytes: memory for the decoded values of each named state of each task.
+    """
 
     app: str
     limits: Limits
     partitions: Mapping[str, int]
     partitioner: Partitioner
     upstream_tasks: Mapping[str, Sequence[str]]
-    cache_entries: int = 200_000
+    state_cache_bytes: int = 64 * 2**20
     dirty_entries: int = 100_000
     watermark_interval_ms: int = 100
     piece_records: int = 1000
@@ -103,9 +106,7 @@ class Task:
         self._plan = plan
         self._store = store
         self._prefixes = assign_prefixes(store.state, subtopology.states)
-        self.states: dict[str, State] = {
-            name: self._open(spec, store, plan.cache_entries) for name, spec in subtopology.states.items()
-        }
+        self.states: dict[str, State] = {name: self._open(spec, store) for name, spec in subtopology.states.items()}
         self.outputs = Outputs(plan.limits)
         self.failures = Failures(self.outputs, self.id)
         self.context = TaskContext(
@@ -150,11 +151,12 @@ class Task:
 
     # ── building ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _open(self, spec: StateSpec, store: Store, cache_entries: int) -> State:
+    def _open(self, spec: StateSpec, store: Store) -> State:
+        budget = CacheBudget(self._plan.state_cache_bytes)
         view = StoreView(store, prefix_bytes(self._prefixes[spec.name]))
         if spec.kind == "windowed":
-            return WindowedState(view, store, spec.encode, spec.decode, cache_entries=cache_entries)
-        return KeyedState(view, spec.encode, spec.decode, cache_entries=cache_entries)
+            return WindowedState(view, store, spec.encode, spec.decode, budget=budget)
+        return KeyedState(view, spec.encode, spec.decode, budget=budget)
 
     def _build(self, nodes: Sequence[Node]) -> None:
         for node in nodes:

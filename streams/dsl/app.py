@@ -76,6 +76,7 @@ class App:
     version: raise it to accept a change of topology that drops something from the log.
     commit_interval: how long effects wait to be committed at most.  barrier_timeout: how long a commit waits for
     agents to ask for their next event.
+    cache_bytes: memory of a worker for decoded values of state, shared by all states; beyond it they are read again.
     state_dir: where stores of this machine lie; beside an embedded log by default.
     """
 
@@ -91,7 +92,7 @@ class App:
         watermark_interval: Duration = "100ms",
         barrier_timeout: Duration = "30s",
         state_dir: str | None = None,
-        cache_entries: int = 200_000,
+        cache_bytes: int = 512 * 2**20,
     ) -> None:
         self.name = check_name(name, "an app")
         self.log_url = log
@@ -106,7 +107,7 @@ class App:
         self.watermark_interval_ms = parse_duration_ms(watermark_interval, "watermark_interval")
         self.barrier_timeout_ms = parse_duration_ms(barrier_timeout, "barrier_timeout")
         self.state_dir = state_dir
-        self.cache_entries = cache_entries
+        self.cache_bytes = cache_bytes
         self.graph = Graph()
         self.topics: dict[str, Topic[Any, Any]] = {}
         self.tables: dict[str, Table[Any, Any]] = {}

@@ -185,7 +185,8 @@ class Worker:
             partitions=blueprint.partitions,
             partitioner=self.log.partition_for,
             upstream_tasks=blueprint.upstream_tasks,
-            cache_entries=app.cache_entries,
+            state_cache_bytes=app.cache_bytes
+            // max(1, sum(each.partitions * len(each.states) for each in blueprint.subtopologies)),
             watermark_interval_ms=app.watermark_interval_ms,
         )
         return Services(
