@@ -41,6 +41,11 @@ class RestoreProgress:
         self._begun: dict[str, float] = {}
         self._said: dict[str, float] = {}
 
+    @property
+    def drawing(self) -> bool:
+        """A bar is on the terminal."""
+        return self._bars is not None
+
     def __enter__(self) -> RestoreProgress:
         return self
 
