@@ -322,7 +322,8 @@ class Task:
         whichever operator it is due in.  Stops where the slice is full."""
         self.dirty = True
         while (due := self._next_deadline()) <= watermark:
-            step = watermark if len(self._timed) == 1 else due
+            # A timer may set another one that is due before the watermark: it fires at its own time, not behind it.
+            step = watermark if len(self._timed) == 1 and not self._ordered else due
             for each, delay in self._timed:
                 if not each.advance(step - delay):
                     self.must_commit = True

@@ -206,21 +206,23 @@ class Stream(Generic[K, V]):
 
     def aggregate(self, *, name: str = "", **aggregations: Aggregation[Any]) -> Aggregated[K, dict[str, Any]]:
         """Fold the values of each key: ``aggregate(n=agg.count(), worst=agg.max("delay"))``."""
-        return self._aggregate(Aggregator(aggregations, self._value_type()), name)
+        return self._aggregate("aggregate", Aggregator(aggregations, self._value_type()), name, Unknown)
 
     def count(self, *, name: str = "") -> Aggregated[K, int]:
         """How many values each key had."""
-        return self._aggregate(Single(count()), name)
+        return self._aggregate("count", Single(count()), name, int)
 
     def reduce(self, fn: Callable[[V, V], V], *, name: str = "") -> Aggregated[K, V]:
         """Fold the values of each key with ``fn(so far, value)``, beginning with the first."""
-        return self._aggregate(Single(reduce(fn, type=self._plain()), self._value_type()), name)
+        fold = Single(reduce(fn, type=self._plain()), self._value_type())
+        return self._aggregate("reduce", fold, name, self.type)
 
-    def _aggregate(self, fold: Any, name: str) -> Aggregated[K, Any]:
-        state_name = self.app.state_name(name or f"{self.label}.{'count' if isinstance(fold, Single) else 'aggregate'}")
+    def _aggregate(self, kind: str, fold: Any, name: str, result: Any) -> Aggregated[K, Any]:
+        state_name = self.app.state_name(name or f"{self.label}.{kind}")
         state = StateSpec(state_name, "keyed", fold.encode, fold.decode, f"aggregate/1/{fold.name}")
         node = Aggregate(name=state_name, upstream=(self.node,), policy=self.policy, state=state, fold=fold)
-        return Aggregated(self, self._then(node, type=Unknown, label=state_name, key_fn=None), state, fold)
+        self.app.view(state, self.keys, fold.result)
+        return Aggregated(self, self._then(node, type=result, label=state_name, key_fn=None), state, fold)
 
     def window(self, windows: Windows, *, grace: Duration = 0) -> Windowed[K, V]:
         """Group by window as well: ``tumbling("1h")``, ``hopping("1h", "10m")``.

@@ -117,7 +117,7 @@ class _ProcessWork:
                 for passed in range(seen, row + 1) if origin is not None else (row,):
                     reached = self._watermark(origin, passed)
                     while timers.next <= reached:
-                        self._fire(reached, 1000)
+                        self._fire(timers.next, 1000)
             seen = row
             if self._here is not None:
                 self._here.origin, self._here.row = origin, row

@@ -61,7 +61,7 @@ class TestDriver:
         if after is not None:
             self._logs.update({at: MemoryLog(log.broker, limits=limits) for at, log in after._logs.items()})
         self._log = self._logs.setdefault("", MemoryLog(limits=limits))
-        self._stores = MemoryStores() if after is None else after._stores
+        self._stores: MemoryStores = MemoryStores() if after is None else after._stores
         self._worker = Worker(app, self._log, self._stores, self._clock, connect=self._connect)
         self._read: dict[TopicPartition, int] = {} if after is None else after._read
 
