@@ -26,7 +26,7 @@ from streams.core.record import TopicPartition
 from streams.core.recovery import InputFacts, resolve_inputs
 from streams.core.store import Store
 from streams.core.task import Captured, Plan, Task
-from streams.errors import AgentStuck, ConfigurationError, Fenced, RetryableError, StoreCorrupt
+from streams.errors import AgentStuck, ConfigurationError, Fenced, PositionLost, RetryableError, StoreCorrupt
 from streams.operators.agent import AgentWork
 from streams.runtime.agents import AgentRunner
 from streams.runtime.clock import Clock
@@ -89,6 +89,7 @@ class Driver:
         self._slot = slot
         self._stop = asyncio.Event()
         self._writer: TaskWriter | None = None
+        self._stored: bytes | None = None
         self._agents: list[AgentRunner] = []
         self._commit_at: float | None = None
         self._seen_counts: dict[str, int] = {}
@@ -146,7 +147,7 @@ class Driver:
         reader: Reader | None = None
         try:
             self._writer = await services.log.fence(self.id, self._slot)
-            previous = self._writer.checkpoint
+            previous = self._stored = self._writer.checkpoint
             checkpoint = claimed(
                 decode_checkpoint(previous) if previous is not None else None,
                 log_id=services.log.identity,
@@ -154,7 +155,9 @@ class Driver:
             )
             checkpoint, lost = resolve_inputs(checkpoint, await self._input_facts())
             services.metrics.of(services.metrics.lost, self.id, lost)
-            await self._writer.commit(Commit(encode_checkpoint(checkpoint)))
+            stored = encode_checkpoint(checkpoint)
+            await self._writer.commit(Commit(stored))
+            self._stored = stored
             self._commits += 1
             self.phase = Phase.RESTORING
             changelogs = {
@@ -179,8 +182,16 @@ class Driver:
             positions = {each.partition: each.position for each in task.inputs}
             reader = open_reader(services.foreign, services.log, positions)
             await self._work(task, reader)
+        except PositionLost as error:
+            await self._check_owner(error)
+            raise
         finally:
             await self._let_go(reader, store)
+
+    async def _check_owner(self, error: PositionLost) -> None:
+        """Raise Fenced when another owner has committed since: then it was its progress that freed the records."""
+        if await self._services.log.checkpoint(self.id) != self._stored:
+            raise Fenced(f"another owner has claimed the task and freed what it has read ({error})") from error
 
     async def _input_facts(self) -> dict[TopicPartition, InputFacts]:
         nodes: dict[TopicPartition, SourceNode] = {}
@@ -278,7 +289,9 @@ class Driver:
         appends = captured.appends
         if services.guarantee == "at_least_once":
             appends = await self._send_ahead(appends)
-        ends = await writer.commit(Commit(encode_checkpoint(captured.checkpoint), appends, captured.positions))
+        stored = encode_checkpoint(captured.checkpoint)
+        ends = await writer.commit(Commit(stored, appends, captured.positions))
+        self._stored = stored
         task.committed(captured, ends)
         self._commits += 1
         self._commit_at = None

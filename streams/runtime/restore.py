@@ -39,6 +39,27 @@ async def restore(
 
     ``checkpoint`` is the one that the claim committed, so the ends of the changelogs are final.
     """
+    while True:
+        try:
+            return await _restore(log, stores, task, subtopology, changelogs, checkpoint, progress)
+        except _Overtaken as overtaken:
+            logger.warning("task %s: its store is set aside and rebuilt from the log: %s", task, overtaken)
+            stores.set_aside(task)
+
+
+class _Overtaken(Exception):
+    """Compaction dropped tombstones that the restore had yet to read: keys they deleted may be in the store."""
+
+
+async def _restore(
+    log: Log,
+    stores: Stores,
+    task: str,
+    subtopology: Subtopology,
+    changelogs: Mapping[str, TopicPartition],
+    checkpoint: Checkpoint,
+    progress: Progress,
+) -> Store:
     bounds = await log.bounds(list(changelogs.values()))
     facts = {
         name: ChangelogFacts(bounds[at].start, bounds[at].end, log.compaction_floor(at))
@@ -61,7 +82,8 @@ async def restore(
 
             for name, since in decision.since.items():
                 end = facts[name].end
-                await _replay(log, store, name, changelogs[name], since, end, subtopology, checkpoint, report)
+                floor = facts[name].compaction_floor
+                await _replay(log, store, name, changelogs[name], since, end, floor, subtopology, checkpoint, report)
                 done += since.distance(end)
         return store
     except BaseException:
@@ -76,6 +98,7 @@ async def _replay(
     partition: TopicPartition,
     since: Position,
     end: Position,
+    floor: Position,
     subtopology: Subtopology,
     checkpoint: Checkpoint,
     progress: Callable[[int], None],
@@ -96,9 +119,13 @@ async def _replay(
 
     try:
         while not position.reached(end):
+            before = position
             for batch in await reader.fetch([partition], max_records=10_000, wait_s=1.0):
                 entries.update(zip(batch.records.keys, batch.records.values, strict=True))  # type: ignore[arg-type]
                 position = position.advanced(batch.lane, batch.next_offset)
+            now = log.compaction_floor(partition)
+            if now != floor and not before.reached(now):
+                raise _Overtaken(f"deletes were compacted away from the changelog of {name} while it was read")
             if len(entries) >= ENTRIES_AT_ONCE:
                 flush()
             progress(since.distance(position))
