@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from streams import App
 from streams.errors import AgentFailed
-from streams.testing.driver import TestDriver
+from streams.testing import TestDriver
 
 
 @dataclass

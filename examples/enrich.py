@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from streams import App
-from streams.testing.driver import TestDriver
+from streams.testing import TestDriver
 
 
 @dataclass

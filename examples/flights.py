@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from rich.console import Console
@@ -47,6 +47,8 @@ from streams.errors import StreamsError
 from streams.runtime.clock import SystemClock
 from streams.runtime.stores import RocksStores
 from streams.runtime.worker import Worker
+
+V = TypeVar("V")
 
 MINUTE = 60_000
 DAY = 24 * 60 * MINUTE
@@ -252,20 +254,17 @@ class Replay:
     max_lag: int = 20_000
     sent: int = 0
     time: int = 0
+    passed_over: dict[str, int] = field(default_factory=dict)
 
     async def run(self) -> None:
-        if not await self.sent_before(airlines.name):
+        if not await self.held(airlines.name):
             await airlines.send_many(list(read_airlines().items()), timestamp=0)
-        skip = {Departure: await self.sent_before("departures"), Arrival: await self.sent_before("arrivals")}
+        self.passed_over = {topic.name: await self.held(topic.name) for topic in (departures, arrivals)}
         for first in range(0, len(self.reports), self.chunk):
             chunk = self.reports[first : first + self.chunk]
             self.time = chunk[-1][0]
-            for kind, topic in ((Departure, departures), (Arrival, arrivals)):
-                events = [event for _, event in chunk if type(event) is kind]
-                skipped = min(skip[kind], len(events))
-                skip[kind] -= skipped
-                if skipped < len(events):
-                    await topic.send_many([(None, event) for event in events[skipped:]], timestamp=self.time)
+            await self.append(departures, [event for _, event in chunk if isinstance(event, Departure)])
+            await self.append(arrivals, [event for _, event in chunk if isinstance(event, Arrival)])
             self.sent += len(chunk)
             while lag(self.worker) > self.max_lag:  # noqa: ASYNC110 — else the log runs far ahead of the app
                 await asyncio.sleep(0.01)
@@ -273,7 +272,15 @@ class Replay:
         for topic in (departures, arrivals):
             await topic.send_watermark(self.reports[-1][0] + 2 * DAY)
 
-    async def sent_before(self, topic: str) -> int:
+    async def append(self, topic: Topic[str, V], events: list[V]) -> None:
+        """Send those that the topic didn't hold when the replay began."""
+        known = min(self.passed_over[topic.name], len(events))
+        self.passed_over[topic.name] -= known
+        if known < len(events):
+            await topic.send_many([(None, event) for event in events[known:]], timestamp=self.time)
+
+    async def held(self, topic: str) -> int:
+        """How many records were appended to a topic, ever."""
         partitions = [TopicPartition(topic, n) for n in range(app.topics[topic].spec.partitions)]
         return sum(each.end.offset() for each in (await self.worker.log.bounds(partitions)).values())
 
@@ -290,9 +297,10 @@ def lag(worker: Worker) -> int:
 async def running(folder: Path) -> AsyncIterator[Worker]:
     """The app at work in this process, on a log in `folder`."""
     log = EmbeddedLog(f"embedded:{folder}")
+    stores = RocksStores(folder / "state" / app.name)  # where `streams worker` has them as well
     await log.open()
     try:
-        async with Worker(app, log, RocksStores(folder / "state"), SystemClock()).working() as worker:
+        async with Worker(app, log, stores, SystemClock()).working() as worker:
             yield worker
     finally:
         await log.close()

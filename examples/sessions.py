@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from streams import App, ProcessContext, State
-from streams.testing.driver import TestDriver
+from streams.testing import TestDriver
 
 MINUTE = 60_000
 

@@ -9,7 +9,7 @@ Run it with pytest; on its own it prints:
 from __future__ import annotations
 
 from streams import App, ProcessContext, State
-from streams.testing.driver import TestDriver
+from streams.testing import TestDriver
 
 
 class Bill(State):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from streams import App
-from streams.testing.driver import TestDriver
+from streams.testing import TestDriver
 
 app = App("reports")
 

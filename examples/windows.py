@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from streams import App, agg, tumbling
-from streams.testing.driver import TestDriver
+from streams.testing import TestDriver
 
 
 @dataclass

@@ -13,7 +13,7 @@ It prints:
 from __future__ import annotations
 
 from streams import App
-from streams.testing.driver import TestDriver
+from streams.testing import TestDriver
 
 app = App("wordcount")
 
