@@ -20,15 +20,17 @@ from streams.errors import TopologyError
 class Ambient:
     """What user code runs for at the moment: set by the runtime around agents and operators.
 
+    operator: the name of the agent or operator whose code it is.
     journal: (state, key, what makes the value before) of what the current event read and changed, for undoing it;
     None where a failure stops the task anyhow.  origin and row: the record in hand.  calls: asks and casts made for it
     so far.  chain: the tasks that wait for this one.
     """
 
-    __slots__ = ("called", "calls", "chain", "context", "journal", "origin", "row")
+    __slots__ = ("called", "calls", "chain", "context", "journal", "operator", "origin", "row")
 
-    def __init__(self, context: TaskContext) -> None:
+    def __init__(self, context: TaskContext, operator: str) -> None:
         self.context = context
+        self.operator = operator
         self.journal: list[tuple[KeyedState[Any], bytes, Callable[[], Any]]] | None = None
         self.origin: Origin | None = None
         self.row = 0
@@ -113,7 +115,7 @@ class TaskContext:
         Raises RecordTooLarge, before anything is added, for the first value that the log wouldn't take.
         """
         outputs = self.outputs
-        size = outputs.check_sizes(values)
+        size = outputs.check_sizes(keys, values)
         count = self._partitions[topic]
         if count == 1:
             outputs.add(TopicPartition(topic, 0), keys, values, times, size_bytes=size)

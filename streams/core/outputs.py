@@ -11,6 +11,9 @@ from streams.core.capability import Limits
 from streams.core.log import Append
 from streams.core.record import Headers, Records, TopicPartition
 
+GUESSED_RECORD_BYTES = 4096
+"""What a record is taken to weigh before some were seen: a window may close with very many at once."""
+
 
 class RecordTooLarge(ValueError):
     """An encoded record is above the log's ``max_record_bytes``.  Carries the index in its column."""
@@ -31,16 +34,23 @@ class Outputs:
         self._columns: dict[TopicPartition, Records] = {}
         self.count = 0
         self.size_bytes = 0
+        self._record_bytes = GUESSED_RECORD_BYTES
 
-    def check_sizes(self, values: Sequence[bytes | None]) -> int:
-        """Total bytes of ``values``; raises RecordTooLarge for the first that the log wouldn't take."""
+    def check_sizes(self, keys: Sequence[bytes | None], values: Sequence[bytes | None]) -> int:
+        """Total bytes of keys and values; raises RecordTooLarge for the first record that the log wouldn't take."""
         limit = self._limits.max_record_bytes
-        total = sum(map(len, filter(None, values)))
+        total = sum(map(len, filter(None, values))) + sum(map(len, filter(None, keys)))
         if total > limit:
-            for index, value in enumerate(values):
-                if value is not None and len(value) > limit:
-                    raise RecordTooLarge(index, len(value), limit)
+            for index, (key, value) in enumerate(zip(keys, values, strict=True)):
+                size = len(key or b"") + len(value or b"")
+                if size > limit:
+                    raise RecordTooLarge(index, size, limit)
         return total
+
+    def takes(self, key: bytes | None, value: bytes | None, headers: Headers) -> bool:
+        """True when the log takes a record with these headers."""
+        size = len(key or b"") + len(value or b"") + sum(len(name) + len(content) for name, content in headers)
+        return size <= self._limits.max_record_bytes
 
     def add(
         self,
@@ -64,9 +74,8 @@ class Outputs:
     @property
     def room(self) -> int:
         """How many more records this slice may produce; at least one, so that a slice always gets on."""
-        if self.size_bytes >= self._limits.max_commit_bytes:
-            return 1
-        return max(1, self._limits.max_commit_records - self.count)
+        fit = (self._limits.max_commit_bytes - self.size_bytes) // self._record_bytes
+        return max(1, min(self._limits.max_commit_records - self.count, fit))
 
     @property
     def full(self) -> bool:
@@ -74,6 +83,8 @@ class Outputs:
 
     def take(self) -> list[Append]:
         """Everything collected, in order of first use, and start anew."""
+        if self.count:
+            self._record_bytes = max(64, self.size_bytes // self.count, self._record_bytes // 2)
         taken = [Append(partition, records) for partition, records in self._columns.items()]
         self._columns = {}
         self.count = 0

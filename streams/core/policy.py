@@ -92,7 +92,11 @@ class Failures:
             ("streams.offset", str(fetched.offsets[row]).encode()),
         )
         target = TopicPartition(policy.dead_letters.name, partition % policy.dead_letters.partitions)
-        self._outputs.add(target, [records.keys[row]], [records.values[row]], [records.timestamps[row]], [headers])
+        original = records.values[row]
+        if not self._outputs.takes(records.keys[row], original, headers):
+            # With the headers it would be more than the log takes; where it was read, the original still is.
+            original, headers = None, (*headers, ("streams.truncated", b"value"))
+        self._outputs.add(target, [records.keys[row]], [original], [records.timestamps[row]], [headers])
         self.dead_lettered[operator] = self.dead_lettered.get(operator, 0) + 1
 
     def _derived(self, key: bytes | None, error: Exception, operator: str, policy: ErrorPolicy) -> None:

@@ -83,31 +83,42 @@ def resolve_recovery(
 
 @dataclass(frozen=True, slots=True)
 class InputFacts:
-    """One input partition after the claim.  ``on_lost`` is the user's choice for records removed unread."""
+    """One input partition after the claim.
+
+    on_lost: the user's choice for records removed unread.  internal: the app itself makes and drops the topic.
+    """
 
     bounds: Bounds
     identity: str
     on_lost: Literal["fail", "earliest"] = "fail"
+    internal: bool = False
 
 
-def resolve_inputs(checkpoint: Checkpoint, facts: Mapping[TopicPartition, InputFacts]) -> tuple[Checkpoint, int]:
+def resolve_inputs(
+    checkpoint: Checkpoint, facts: Mapping[TopicPartition, InputFacts], *, renewed: bool = False
+) -> tuple[Checkpoint, int]:
     """The checkpoint with a position for every input, and how many offsets were given up by choice.
 
+    ``renewed``: a new version of the app claims; internal topics that it made anew are read from their start.
     An input without a position begins at the topic's first record.  Raises TopicRecreated, PositionLost and
     PositionBeyondEnd.
     """
     positions, lost = dict(checkpoint.positions), 0
-    topics = dict(checkpoint.topics)
+    topics, inputs = dict(checkpoint.topics), dict(checkpoint.inputs)
     for partition, each in facts.items():
         key = partition_key(partition)
         known = checkpoint.topics.get(partition.topic)
+        if renewed and each.internal and known != each.identity:
+            positions.pop(key, None)
+            inputs.pop(key, None)
+            known = None
         if known is not None and known != each.identity:
             raise TopicRecreated(
                 f"{partition}: the topic is not the one that the position was taken from (it was deleted and created "
                 f"again); `streams reset` starts the app over, or restore the topic"
             )
         topics[partition.topic] = each.identity
-        position = checkpoint.positions.get(key)
+        position = positions.get(key)
         if position is None:
             positions[key] = each.bounds.start
         elif not position.reached(each.bounds.start):
@@ -126,4 +137,4 @@ def resolve_inputs(checkpoint: Checkpoint, facts: Mapping[TopicPartition, InputF
                 f"the log has lost records that were acknowledged, or another one was put in its place; bring the log "
                 f"back, or start over with `streams reset`"
             )
-    return msgspec.structs.replace(checkpoint, positions=positions, topics=topics), lost
+    return msgspec.structs.replace(checkpoint, positions=positions, topics=topics, inputs=inputs), lost

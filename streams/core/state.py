@@ -205,6 +205,7 @@ class KeyedState(Generic[V]):
                 f"the state of key {key!r} can't be written: {error}: {values[key]!r:.80}"
             ) from error
         self._budget.weigh(encoded[:SAMPLE])
+        changes.largest_bytes = max(map(len, encoded), default=0)
         changes.puts.extend(zip(keys, encoded))
         self.dirty = set()
         self._drained = []
@@ -258,7 +259,7 @@ class WindowedState(Generic[V]):
             view = StoreView(self._store, self._view.prefix + encode_start(start))
             segment = KeyedState(view, self._encode, self._decode, budget=self._budget)
             self._segments[start] = segment
-            self.open.add(start)
+        self.open.add(start)
         return segment
 
     def earliest(self) -> int | None:

@@ -41,11 +41,13 @@ class Changes:
 
     ``ranges`` are (first, end) keys, end excluded, to be cleared *before* the puts are written.  ``deletes`` name
     single keys; a range stands beside the deletes that it covers, which then only go to the changelog.
+    ``largest_bytes`` is the size of the largest value among the puts, where who made them took note of it.
     """
 
     puts: list[tuple[bytes, bytes]] = field(default_factory=list)
     deletes: list[bytes] = field(default_factory=list)
     ranges: list[tuple[bytes, bytes]] = field(default_factory=list)
+    largest_bytes: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.puts or self.deletes or self.ranges)

@@ -38,7 +38,7 @@ from streams.core.log import Append
 from streams.core.outputs import Outputs
 from streams.core.policy import Failures
 from streams.core.record import START, Fetched, Position, Records, TopicPartition
-from streams.core.state import CacheBudget, KeyedState, State, StateSpec, WindowedState
+from streams.core.state import CacheBudget, KeyedState, State, StateSpec, UnencodableState, WindowedState
 from streams.core.store import Changes, Store, StoreState, StoreView, prefix_bytes
 from streams.core.watermark import (
     MARK_HEADER,
@@ -94,6 +94,12 @@ GUESSED_CHANGE_BYTES = 16_384
 """What a changed state is taken to weigh before one was seen: caution costs a few early commits."""
 
 
+class Mailbox(Protocol):
+    """A processor that keeps its batches for the runtime to work on: an agent."""
+
+    mail: list[Batch]
+
+
 class Task:
     """Belongs to one claim; after any error it is thrown away and built anew from the checkpoint."""
 
@@ -125,6 +131,7 @@ class Task:
         self.dirty = False
         self.records_in = 0
         self._piece_records = 1 if needs_record_order(subtopology.nodes) else plan.piece_records
+        self._piece_rows = min(16, self._piece_records)  # it doubles: what the first records expand to isn't known yet
         self._spread = 1.0
         self._change_bytes = GUESSED_CHANGE_BYTES
         self._marked: tuple[int, bool] = (NEVER, False)
@@ -136,6 +143,9 @@ class Task:
             (cast(TimedProcessor, self.processors[node]), self._delays[id(node)])
             for node in subtopology.nodes
             if hasattr(self.processors[node], "advance")
+        ]
+        self.mailboxes = [
+            cast(Mailbox, self.processors[node]) for node in subtopology.nodes if hasattr(self.processors[node], "mail")
         ]
         self._ordered = [(each, delay) for each, delay in self._timed if getattr(each, "in_order", False)]
         self._wall = [cast(WallProcessor, each) for each in self.processors.values() if hasattr(each, "tick")]
@@ -234,6 +244,8 @@ class Task:
         if self.advancing is not None:
             self._advance(self.advancing)
             return True
+        if self._move_watermark():  # a piece whose agents had to finish first left that to do
+            return True
         moved = False
         for each in self.inputs:
             moved |= each.settle_marks()
@@ -261,7 +273,7 @@ class Task:
 
     def _rows(self) -> int:
         """How many rows may be taken so that what follows from them fits into the commit, as far as can be told."""
-        return max(1, min(self._piece_records, int(self.outputs.room / self._spread)))
+        return max(1, min(self._piece_rows, int(self.outputs.room / self._spread)))
 
     def _next_timer(self, source: Input) -> int:
         deadline = min((each.deadline() + delay for each, delay in self._ordered), default=FOREVER)
@@ -290,10 +302,21 @@ class Task:
         if piece.values:
             self.records_in += len(piece.values)
             source.source.process(Batch(piece.keys, piece.values, piece.times, piece.rows, origin))
-        self._spread = max(self._spread, (self.outputs.count - produced) / piece.row_count)
-        if after > before:
+        self._spread = max(1.0, (self.outputs.count - produced) / piece.row_count, self._spread * 0.9)
+        self._piece_rows = min(self._piece_records, self._piece_rows * 2)
+        if after > before and not self.mail_waits:
             self._begin_advance(after)
         self.check_bounds()
+
+    @property
+    def mail_waits(self) -> bool:
+        """Agents have events to handle: nothing is committed and event time stands still until they have."""
+        return any(box.mail for box in self.mailboxes)
+
+    def pace(self, took_s: float, wanted_s: float) -> None:
+        """Agents took that long over a piece: make the next ones smaller while that holds up the commit."""
+        if took_s > wanted_s:
+            self._piece_rows = max(1, self._piece_rows // 4)
 
     def check_bounds(self) -> None:
         """Ask for a commit when outputs or changed state have reached their bounds."""
@@ -328,6 +351,8 @@ class Task:
                 if not each.advance(step - delay):
                     self.must_commit = True
                     return
+                if self.mail_waits:  # what an agent makes of it comes before anything that is due later
+                    return
         self.watermark = self.context.watermark = watermark
         self.advancing = None
         self.check_bounds()
@@ -353,6 +378,7 @@ class Task:
         for name, state in self.states.items():
             taken = state.take_changes()
             if taken:
+                self._check_sizes(name, taken)
                 changes[name] = taken
                 appends.append(
                     Append(TopicPartition(self._plan.changelog(name), self.partition), _changelog(taken, now_ms))
@@ -361,12 +387,25 @@ class Task:
         checkpoint = msgspec.structs.replace(
             self.checkpoint,
             number=number,
-            positions={partition_key(each.partition): each.position for each in self.inputs},
+            positions={
+                **self.checkpoint.positions,
+                **{partition_key(each.partition): each.position for each in self.inputs},
+            },
             watermark=self.watermark,
             advancing=self.advancing,
             inputs={partition_key(each.partition): each.watermark.save() for each in self.inputs},
         )
         return Captured(checkpoint, appends, {each.partition: each.position for each in self.inputs}, changes)
+
+    def _check_sizes(self, name: str, taken: Sequence[tuple[bytes, Changes]]) -> None:
+        limit = self._plan.limits.max_record_bytes
+        for _, changes in taken:
+            for key, value in changes.puts if changes.largest_bytes + 1_000 > limit else ():
+                if len(value) + len(key) + 16 > limit:
+                    raise UnencodableState(
+                        f"task {self.id}: the value of key {key!r} in {name} has {len(value)} bytes, and the log takes at "
+                        f"most {limit} (its max_record_bytes); keep less in one value, or raise the limit in the log's URL"
+                    )
 
     def _weigh(self, changes: Mapping[str, list[tuple[bytes, Changes]]]) -> None:
         """Learn how large changed states are, which bounds how many may wait for a commit."""

@@ -27,7 +27,11 @@ class StoreRecord(msgspec.Struct, frozen=True):
 
 
 class TopologyRecord(msgspec.Struct, frozen=True):
-    """The shape of an app.  ``slots`` number the tasks for logs that need a place for each; only ever appended."""
+    """The shape of an app.
+
+    sources: topic to the subtopology that reads it.  slots: number the tasks for logs that need a place for each; only
+    ever appended.
+    """
 
     app: str
     version: int
@@ -35,6 +39,7 @@ class TopologyRecord(msgspec.Struct, frozen=True):
     stores: dict[str, StoreRecord]
     internal_topics: dict[str, int]
     slots: list[str]
+    sources: dict[str, str] = {}
 
     @property
     def fingerprint(self) -> str:
@@ -111,6 +116,13 @@ def _conflicts(
         elif store.schema != held.schema and (why := incompatibility(held.schema, store.schema)) is not None:
             conflicts.append(f"the values of store {name} changed: {why}")
             stores.append(name)
+    for topic, reader in previous.sources.items():
+        now_read_by = current.sources.get(topic, reader)
+        if now_read_by != reader:
+            conflicts.append(
+                f"the topic {topic} was read by the tasks of {reader} and would be read by those of {now_read_by}, "
+                f"again from its start"
+            )
     for name, count in previous.internal_topics.items():
         now = current.internal_topics.get(name)
         if now is None:

@@ -81,6 +81,7 @@ def draw_blueprint(
             spec.name: spec.partitions for spec in topics.values() if spec.kind in ("repartition", "outbox")
         },
         slots=[],
+        sources={node.reads.name: each.name for each in subtopologies for node in each.nodes if node.reads is not None},
     )
     drawn = Blueprint(app, subtopologies, topics, graph.upstream_tasks(), record, outboxes)
     return replace(drawn, record=structs.replace(record, slots=drawn.tasks))

@@ -1,7 +1,8 @@
 """``process``: the user's function over each record, with state per key and timers.
 
 Timers fire in the order of the log: before a record is handled, everything fires that is due at the watermark to which
-the record brings event time.  What one call does (state, timers, emitted values) counts as a whole or, if it raises, not at all.
+the record brings event time.  What one call does (state, timers, emitted values) counts as a whole or, if it raises,
+not at all.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class _ProcessWork:
         self._timers = Timers(context.keyed(due.name), context.keyed(index.name))
         self._fresh = node.initial()
         self._user = ProcessContext(node.decode_key)
-        self._here = Ambient(context) if node.tables else None
+        self._here = Ambient(context, node.name) if node.tables else None
 
     def process(self, batch: Batch) -> None:
         batch = drop_keyless(batch, self._context, self._node)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -44,16 +44,18 @@ class AgentRunner:
         self._memory = _Memory(work)
         self._repeated: list[Request] = []
 
-    async def run(self) -> None:
+    async def run(self, progress: Callable[[], None] = lambda: None) -> None:
         """Hand the waiting mail to the agent; returns when it has asked for more on every lane.
+
+        ``progress`` is called now and then while it works.  The deadline counts for each event by itself.
 
         Raises what the policy lets through, and AgentStuck after the deadline.
         """
         mail, self.work.mail = self.work.mail, []
         for batch in mail:
-            await self._run(batch)
+            await self._run(batch, progress)
 
-    async def _run(self, batch: Batch) -> None:
+    async def _run(self, batch: Batch, progress: Callable[[], None]) -> None:
         origin = batch.origin
         headers = origin.fetched.records.headers if origin is not None else None
         requests: list[Request | None] | None = None
@@ -65,19 +67,28 @@ class AgentRunner:
         lanes = self._deal(batch)
         for lane, indexes in lanes:
             lane.give(batch, indexes, requests)
-        try:
-            async with asyncio.timeout(self._barrier_timeout_s):
-                for lane, _ in lanes:
-                    await lane.finished()
-        except TimeoutError:
-            stuck = next(lane for lane, _ in lanes if lane.busy)
-            raise AgentStuck(stuck.describe(self._barrier_timeout_s)) from None
+        await self._finish([lane for lane, _ in lanes], progress)
         self._collect(batch, lanes)
         repeated, self._repeated = self._repeated, []
         for request in repeated:
             known = self._memory.recall(request)
             if known is not None:
                 self.replies.append((request, known))
+
+    async def _finish(self, lanes: Sequence[_Lane], progress: Callable[[], None]) -> None:
+        """Wait for the lanes, for as long as each gets on with its events."""
+        busy = list(lanes)
+        while busy:
+            before = [lane.current for lane in busy]
+            waited = [lane.done for lane in busy]
+            await asyncio.wait(waited, timeout=self._barrier_timeout_s)
+            for lane, done, event in zip(busy, waited, before, strict=True):
+                if done.done():
+                    done.result()
+                elif lane.current == event:
+                    raise AgentStuck(lane.describe(self._barrier_timeout_s))
+            busy = [lane for lane in busy if not lane.done.done()]
+            progress()
 
     def _deal(self, batch: Batch) -> list[tuple[_Lane, Sequence[int]]]:
         if len(self._lanes) == 1:
@@ -136,20 +147,16 @@ class _Lane:
         self._work = runner.work
         self._task: asyncio.Task[None] | None = None
         self._given: asyncio.Future[None] | None = None
-        self._done: asyncio.Future[None] | None = None
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._events: Iterator[tuple[int, int, Any]] = iter(())
         self._batch: Batch | None = None
         self._requests: list[Request | None] | None = None
-        self._current = NOTHING
+        self.current = NOTHING
         self._kept = 0
-        self._here = Ambient(runner.work.context)
+        self._here = Ambient(runner.work.context, runner.work.node.name)
         self.made: list[Any] = []
         self.made_by: list[int] = []
         self.answers: list[tuple[Request, Reply]] = []
-
-    @property
-    def busy(self) -> bool:
-        return self._done is not None and not self._done.done()
 
     def give(self, batch: Batch, indexes: Sequence[int], requests: list[Request | None] | None) -> None:
         """Start on the events of a batch."""
@@ -163,7 +170,7 @@ class _Lane:
         self._here.journal = [] if undoable else None
         self._here.origin = batch.origin
         self._here.chain = ()
-        self._done = loop.create_future()
+        self.done = loop.create_future()
         if self._task is None:
             self._task = loop.create_task(self._live())
         elif self._given is not None and not self._given.done():
@@ -177,19 +184,14 @@ class _Lane:
         self.answers.clear()
         return taken
 
-    async def finished(self) -> None:
-        """Wait until every event given was handled."""
-        assert self._done is not None
-        await asyncio.shield(self._done)
-
     async def _live(self) -> None:
         ambient.set(self._here)
         try:
             while True:
                 await self._once()
         except Exception as error:
-            if self._done is not None and not self._done.done():
-                self._done.set_exception(error)
+            if not self.done.done():
+                self.done.set_exception(error)
 
     async def _once(self) -> None:
         """Run the agent's function until it ends; whatever it raises meets the policy, and it is run again."""
@@ -200,7 +202,7 @@ class _Lane:
                 made, made_by = self.made.append, self.made_by.append
                 async for result in running:
                     made(result)
-                    made_by(self._current)
+                    made_by(self.current)
             else:
                 await running
         except Exception as error:
@@ -208,7 +210,7 @@ class _Lane:
             return
         finally:
             await events.aclose()
-        if self._current != NOTHING:
+        if self.current != NOTHING:
             self._failed(RuntimeError("the agent returned before its events were done; loop `async for` over them"))
             return
         raise RuntimeError(f"agent {self._work.node.name} returned; loop over its events with `async for`")
@@ -217,22 +219,22 @@ class _Lane:
         here = self._here
         while True:
             if here.journal is None:
-                for self._current, here.row, value in self._events:  # noqa: B020
+                for self.current, here.row, value in self._events:  # noqa: B020
                     yield value
             else:
-                for self._current, here.row, value in self._events:  # noqa: B020
+                for self.current, here.row, value in self._events:  # noqa: B020
                     self._begin()
                     yield value
                     self._handled()
-            self._current = NOTHING
+            self.current = NOTHING
             self._given = asyncio.get_running_loop().create_future()
-            if self._done is not None and not self._done.done():
-                self._done.set_result(None)
+            if not self.done.done():
+                self.done.set_result(None)
             await self._given
 
     def _begin(self) -> None:
         """Note where an event that may be taken back begins."""
-        request = self._requests[self._current] if self._requests is not None else None
+        request = self._requests[self.current] if self._requests is not None else None
         self._here.chain = request.chain if request is not None else ()
         self._kept = len(self.made)
 
@@ -240,15 +242,15 @@ class _Lane:
         """The agent has asked for its next event, so it is done with the current one."""
         if self._here.journal is not None:
             self._here.journal.clear()
-        if self._requests is not None and self._current != NOTHING:
-            request = self._requests[self._current]
+        if self._requests is not None and self.current != NOTHING:
+            request = self._requests[self.current]
             if request is not None:
                 self.answers.append((request, _reply(self.made[self._kept :])))
 
     def _failed(self, error: Exception) -> None:
         """Take the current event back; somebody who asked gets the error, else the policy decides."""
-        index, batch = self._current, self._batch
-        self._current = NOTHING
+        index, batch = self.current, self._batch
+        self.current = NOTHING
         if index == NOTHING or batch is None:
             raise error
         if self._here.journal is None:
@@ -270,7 +272,7 @@ class _Lane:
 
     def describe(self, deadline_s: float) -> str:
         """Where a lane that doesn't come back stands."""
-        node, batch, index = self._work.node, self._batch, self._current
+        node, batch, index = self._work.node, self._batch, self.current
         if batch is None or index is None:
             return f"agent {node.name} didn't ask for an event within {deadline_s:g} s; loop `async for` over them"
         key = batch.keys[index]

@@ -153,7 +153,8 @@ class Driver:
                 log_id=services.log.identity,
                 topology=services.topology_version,
             )
-            checkpoint, lost = resolve_inputs(checkpoint, await self._input_facts())
+            renewed = previous is not None and decode_checkpoint(previous).topology < services.topology_version
+            checkpoint, lost = resolve_inputs(checkpoint, await self._input_facts(), renewed=renewed)
             services.metrics.of(services.metrics.lost, self.id, lost)
             stored = encode_checkpoint(checkpoint)
             await self._writer.commit(Commit(stored))
@@ -171,9 +172,7 @@ class Driver:
                 self._subtopology, self._partition, plan=services.plan, checkpoint=checkpoint, store=store
             )
             self._agents = [
-                AgentRunner(work, services.barrier_timeout_ms)
-                for work in task.processors.values()
-                if isinstance(work, AgentWork)
+                AgentRunner(work, services.barrier_timeout_ms) for work in task.mailboxes if isinstance(work, AgentWork)
             ]
             self._seen_counts = {}
             self._commit_at = None
@@ -207,7 +206,7 @@ class Driver:
                     f"topic {at.topic!r} doesn't exist on {log.url}; create it there, or mend its name"
                 )
             bounds = await log.bounds([at])
-            facts[at] = InputFacts(bounds[at], info.identity, node.on_lost)
+            facts[at] = InputFacts(bounds[at], info.identity, node.on_lost, internal=info.spec.kind != "user")
         return facts
 
     async def _let_go(self, reader: Reader | None, store: Store | None) -> None:
@@ -258,7 +257,7 @@ class Driver:
             worked = False if task.must_commit else task.step()
             if worked:
                 self.progress_at = loop.time()
-                await self._settle(task)
+            await self._settle(task)  # whether or not a step was made: what the clock made due is mail as well
             if task.dirty and self._commit_at is None:
                 self._commit_at = loop.time() + self._services.commit_interval_s
             if self._commit_due(task, loop.time()):
@@ -275,15 +274,22 @@ class Driver:
         return not task.dirty and task.mark_due(self._services.clock.now_ms())
 
     async def _settle(self, task: Task) -> None:
-        """The barrier: let every agent finish what it was given."""
-        for agent in self._agents:
-            if agent.work.mail:
-                await agent.run()
-                task.check_bounds()
+        """The barrier: let every agent finish what it was given, and what that gives to others."""
+        while task.mail_waits:
+            started = asyncio.get_running_loop().time()
+            for agent in self._agents:
+                if agent.work.mail:
+                    await agent.run(self._progress)
+            task.pace(asyncio.get_running_loop().time() - started, self._services.commit_interval_s)
+            task.check_bounds()
+
+    def _progress(self) -> None:
+        self.progress_at = asyncio.get_running_loop().time()
 
     async def _commit(self, task: Task) -> None:
         services, writer = self._services, self._writer
         assert writer is not None
+        assert not task.mail_waits, "a position would be committed before the effects of its record"
         started = asyncio.get_running_loop().time()
         captured = task.capture(services.clock.now_ms())
         appends = captured.appends

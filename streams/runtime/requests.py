@@ -2,7 +2,7 @@
 
 A request is a record in the agent's inbox; its answer leaves after the commit that holds its effects.  The identity
 of a request made from inside an agent is derived from the record in hand, so that a re-run repeats it and the callee
-answers from its memory.
+answers from its memory.  Behind a window, batch or timer there is no such record: there a re-run asks anew.
 """
 
 from __future__ import annotations
@@ -85,4 +85,5 @@ def _identity(here: Ambient | None) -> str:
     if here.called != (here.origin, here.row):
         here.called, here.calls = (here.origin, here.row), 0
     here.calls += 1
-    return f"{here.context.task_id}:{fetched.partition}:{fetched.lane}:{fetched.offsets[here.row]}:{here.calls}"
+    where = f"{fetched.partition}:{fetched.lane}:{fetched.offsets[here.row]}"
+    return f"{here.context.task_id}:{here.operator}:{where}:{here.calls}"
