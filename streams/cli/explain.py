@@ -8,6 +8,7 @@ from streams.cli.options import AppOption, AsJson, LogOption
 from streams.cli.output import json_line, print_columns
 
 if TYPE_CHECKING:
+    from streams.core.capability import Capabilities
     from streams.runtime.explain import Explanation
 
 __all__ = ["explain"]
@@ -16,16 +17,22 @@ __all__ = ["explain"]
 def explain(app: AppOption, log: LogOption = None, json: AsJson = False) -> None:
     """Show the plan of an app: tasks, topics, stores, the guarantee of each edge and why. Nothing is opened."""
     from streams.cli.load import load_app
-    from streams.connectors.registry import open_log
     from streams.runtime.explain import explain as explained
 
     found = load_app(app)
-    url = found.resolve_log_url(log)
-    plan = explained(found, url, open_log(url).capabilities)
+    plan = explained(found, found.resolve_log_url(log), _capabilities_of)
     if json:
         json_line(plan)
     else:
         _print(plan)
+
+
+def _capabilities_of(url: str) -> Capabilities:
+    """What a log can do as a source, as a commit point, and as a target.  Nothing is opened."""
+    from streams.connectors.log_sink import LogSink
+    from streams.connectors.registry import open_log
+
+    return LogSink(open_log(url)).capabilities
 
 
 def _print(plan: Explanation) -> None:

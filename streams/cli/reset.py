@@ -131,6 +131,19 @@ def _confirm(app: App, url: str, found: _Found) -> None:
     typer.confirm("Start the app over?", abort=True, err=True)
 
 
+async def _forget_deliveries(app: App, log: Log) -> None:
+    """At each target of an outbox: a delivered position from before would stand beyond the new outbox."""
+    from streams.connectors.registry import open_log
+
+    for outbox in app.build().outboxes:
+        target = open_log(outbox.target.location)
+        await target.open()
+        try:
+            await target.forget([f"{log.identity}.{task}" for task in outbox.task_ids])
+        finally:
+            await target.close()
+
+
 async def _remove(app: App, log: Log, found: _Found) -> None:
     import msgspec
 
@@ -150,6 +163,7 @@ async def _remove(app: App, log: Log, found: _Found) -> None:
     )
     await writer.commit(Commit(msgspec.msgpack.encode(marker)))
     await writer.close()
+    await _forget_deliveries(app, log)
     await log.delete_topics(found.topics)
     if found.stores is not None:
         shutil.rmtree(found.stores)

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from streams.core.graph import Node, Subtopology
+from streams.core.log import TopicSpec
 from streams.dsl.app import App
 from streams.dsl.blueprint import Blueprint
 from streams.operators.sink import Repartition, Sink
 
-__all__ = ["Drawing", "Element", "Group", "as_mermaid", "as_text", "draw"]
+__all__ = ["Drawing", "Element", "Group", "as_mermaid", "as_text", "draw", "place_of"]
 
 Kind = Literal["topic", "internal", "operator"]
 
@@ -74,10 +75,17 @@ def draw(app: App) -> Drawing:
     for spec in blueprint.topics.values():
         if spec.kind != "changelog":
             kind: Kind = "topic" if spec.kind == "user" else "internal"
-            drawing.elements[_topic(spec.name)] = Element(_topic(spec.name), kind, spec.name)
+            drawing.elements[_topic(spec.name)] = Element(_topic(spec.name), kind, place_of(spec))
     for subtopology in blueprint.subtopologies:
         _draw_subtopology(drawing, subtopology)
+    for outbox in blueprint.outboxes:
+        drawing.join(_topic(outbox.topic.name), _topic(outbox.target.name))
     return drawing
+
+
+def place_of(spec: TopicSpec) -> str:
+    """A topic's name, with its log where that isn't the app's own."""
+    return f"{spec.location}/{spec.name}" if spec.location else spec.name
 
 
 def _topic(name: str) -> str:
@@ -123,6 +131,9 @@ def as_text(app: App) -> str:
     for subtopology in blueprint.subtopologies:
         lines += ["", Group(subtopology.name, subtopology.partitions).title]
         lines.extend(_tree(subtopology))
+    for outbox in blueprint.outboxes:
+        title = Group(f"{outbox.target.name}.delivery", outbox.topic.partitions).title
+        lines += ["", title, f"  read {outbox.topic.name}", f"  └─ deliver to {place_of(outbox.target)}"]
     return "\n".join(lines) + "\n"
 
 

@@ -6,10 +6,19 @@ What must live here: from a blueprint and a log's capabilities to plain data.  W
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from streams.core.capability import Capabilities, Derived, Durability, Guarantee, derive_commit, derive_source
+from streams.core.capability import (
+    Capabilities,
+    Derived,
+    Durability,
+    Guarantee,
+    derive_commit,
+    derive_sink,
+    derive_source,
+)
 from streams.core.duration import format_duration_ms
 from streams.core.graph import Node, SourceNode, Subtopology
 from streams.core.log import TopicSpec
@@ -17,6 +26,7 @@ from streams.dsl.app import App
 from streams.dsl.blueprint import changelog_topic
 from streams.operators.agent import Agent
 from streams.operators.map import Peek
+from streams.runtime.draw import place_of
 
 __all__ = ["Edge", "Explanation", "explain"]
 
@@ -78,12 +88,20 @@ class Explanation:
     warnings: list[str]
 
 
-def explain(app: App, log_url: str, capabilities: Capabilities) -> Explanation:
-    """The plan of ``app`` on a log that can do ``capabilities``."""
+CapabilitiesOf = Callable[[str], Capabilities]
+"""The URL of a log to what it can do, as a source and as a target."""
+
+
+def explain(app: App, log_url: str, of: CapabilitiesOf) -> Explanation:
+    """The plan of ``app`` on the log ``log_url``."""
     blueprint = app.build()
+    capabilities = of(log_url)
     edges: list[Edge] = []
     for subtopology in blueprint.subtopologies:
-        edges.extend(_edges(app, subtopology, capabilities))
+        edges.extend(_edges(app, subtopology, capabilities, of))
+    for outbox in blueprint.outboxes:
+        derived = derive_sink(of(outbox.target.location))
+        edges.append(Edge(outbox.topic.name, place_of(outbox.target), derived.guarantee.value, derived.why))
     return Explanation(
         app=app.name,
         version=app.version,
@@ -113,10 +131,10 @@ def _subtopology(each: Subtopology) -> SubtopologyPlan:
 
 
 def _topic(spec: TopicSpec) -> TopicPlan:
-    return TopicPlan(spec.name, spec.kind, spec.partitions, spec.retention_ms, spec.retention_bytes, spec.compact)
+    return TopicPlan(place_of(spec), spec.kind, spec.partitions, spec.retention_ms, spec.retention_bytes, spec.compact)
 
 
-def _edges(app: App, subtopology: Subtopology, capabilities: Capabilities) -> list[Edge]:
+def _edges(app: App, subtopology: Subtopology, capabilities: Capabilities, of: CapabilitiesOf) -> list[Edge]:
     found: list[Edge] = []
 
     def add(source: str, target: str, derived: Derived) -> None:
@@ -127,7 +145,8 @@ def _edges(app: App, subtopology: Subtopology, capabilities: Capabilities) -> li
     tasks = f"tasks of {subtopology.name}"
     for node in subtopology.nodes:
         if node.reads is not None:
-            add(node.reads.name, tasks, derive_source(capabilities))
+            location = node.reads.location
+            add(place_of(node.reads), tasks, derive_source(of(location) if location else capabilities))
     for node in subtopology.nodes:
         for spec in node.writes:
             # At least once is a choice for outputs only: what is internal stays in the fenced commit (protocol 8).

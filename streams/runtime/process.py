@@ -290,14 +290,18 @@ class _Idle:
 
     async def _ends(self) -> dict[TopicPartition, Position] | None:
         """The ends of all inputs as the log has them now; None while one isn't read and committed up to there."""
-        tasks = [driver.task for driver in self._worker.drivers.values()]
+        worker = self._worker
+        own = {spec.name for spec in worker.blueprint.own_topics}
+        tasks = [driver.task for driver in worker.drivers.values()]
         committed = {
             each.partition: task.checkpoint.position(each.partition) or START
             for task in tasks
             if task is not None
             for each in task.inputs
+            if each.partition.topic in own  # for the others ``caught_up`` has to do, which knows their ends
         }
-        bounds = await self._worker.log.bounds(list(committed))
+        committed.update({delivery.at: delivery.delivered for delivery in worker.deliveries.values()})
+        bounds = await worker.log.bounds(list(committed))
         if all(position.reached(bounds[at].end) for at, position in committed.items()):
             return {at: each.end for at, each in bounds.items()}
         return None

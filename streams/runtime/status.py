@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streams.core.batch import NEVER
-from streams.core.record import START
+from streams.core.record import START, Position
 from streams.core.state import KeyedState
 from streams.errors import LogUnavailable
 from streams.runtime.driver import Driver, Phase
@@ -44,6 +44,7 @@ class Status:
         self.working = False
         self.stopping = False
         self.restores: dict[str, tuple[int, int]] = {}
+        self._delivered: dict[str, tuple[Position, float]] = {}
         self.tables = TableReader(worker.app, worker.log.partition_for, self._held)
         self._liveness_timeout_s = liveness_timeout_s
 
@@ -60,7 +61,9 @@ class Status:
     def health(self) -> Health:
         worker = self.worker
         tasks = {name: driver.phase.value for name, driver in sorted(worker.drivers.items())}
-        stuck = worker.stuck(asyncio.get_running_loop().time(), self._liveness_timeout_s)
+        tasks |= dict.fromkeys(sorted(worker.deliveries), "delivering")
+        now = asyncio.get_running_loop().time()
+        stuck = [*worker.stuck(now, self._liveness_timeout_s), *self._undelivered(now)]
         waiting = [self._waiting(name, driver) for name, driver in sorted(worker.drivers.items())]
         problems = [*stuck, *(line for line in waiting if line)]
         if self.stopping:
@@ -75,6 +78,18 @@ class Status:
             status = "ok"
         return Health(status, worker.app.name, tasks, problems)
 
+    def _undelivered(self, now: float) -> list[str]:
+        """One line for each delivery that has stood still since an earlier look, for longer than is allowed."""
+        found: list[str] = []
+        for name, delivery in sorted(self.worker.deliveries.items()):
+            known, since = self._delivered.get(name, (None, now))
+            if delivery.caught_up or known != delivery.delivered:
+                since = now
+            self._delivered[name] = (delivery.delivered, since)
+            if now - since > self._liveness_timeout_s:
+                found.append(f"delivery {name} has delivered nothing for {now - since:.0f} s; look at its target")
+        return found
+
     def _waiting(self, task: str, driver: Driver) -> str:
         if driver.phase is Phase.RUNNING:
             return ""
@@ -86,7 +101,11 @@ class Status:
     def tasks(self) -> list[dict[str, Any]]:
         """One entry for each task of this worker, plain data."""
         now = asyncio.get_running_loop().time()
-        return [self._task(name, driver, now) for name, driver in sorted(self.worker.drivers.items())]
+        deliveries = [
+            {"task": name, "phase": "delivering", "caught_up": each.caught_up}
+            for name, each in sorted(self.worker.deliveries.items())
+        ]
+        return [*(self._task(name, each, now) for name, each in sorted(self.worker.drivers.items())), *deliveries]
 
     def _task(self, name: str, driver: Driver, now: float) -> dict[str, Any]:
         task = driver.task

@@ -44,8 +44,10 @@ def answers(call: Call) -> dict[str, Any]:
         "value": call("tables", "-A", "bank", "balances", "ann").stdout,
         "missing": error(call("tables", "-A", "bank", "balances", "zoe")),
         "unknown": error(call("tables", "-A", "bank", "nothing")),
-        "topics": topics,
-        "lag": json.loads(call("lag", "-A", "bank", "--json").stdout),
+        "topics": [each for each in topics if each["kind"] != "repartition"],
+        "lag": [
+            each for each in json.loads(call("lag", "-A", "bank", "--json").stdout) if each["topic"] == "transfers"
+        ],
         "no topic": error(call("tail", "nowhere")),
     }
 
