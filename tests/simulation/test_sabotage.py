@@ -1,0 +1,223 @@
+"""The simulator bites: each way to break a commit is found within 1,000 seeds, and within a handful in fact.
+
+Every test runs the real engine with one thing broken, by a subclass or a patch, and asks for the first seed that
+notices.  The checks that run all along are off unless the test is about them: the verdict alone has to see it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from streams.core.checkpoint import Checkpoint, encode_checkpoint
+from streams.core.inputs import Input
+from streams.core.log import Append, Commit
+from streams.core.record import START, Fetched, Position, Positions, TopicPartition
+from streams.core.recovery import Resume
+from streams.core.state import KeyedState
+from streams.core.store import Changes
+from streams.core.task import Task
+from streams.errors import CommitUnknown
+from streams.runtime import restore
+from streams.runtime.driver import Driver
+from streams.testing.faults import all_faults, crashes, delays, duplicates, lost_tail, moves, torn_writes, zombies
+from streams.testing.sim_app import make_app, workload
+from streams.testing.sim_log import SimLog, SimWriter
+from streams.testing.sim_server import Request, Server
+from streams.testing.simulation import Simulation, SimulationFailed
+
+BOUND = 1_000
+"""What the project promises; the seeds that it takes are noted at each test."""
+
+
+def first_caught(**settings: Any) -> tuple[int, str]:
+    """The first seed that notices, and what it says."""
+    settings.setdefault("check_always", False)
+    for seed in range(BOUND):
+        try:
+            Simulation(make_app, workload, seed=seed, **settings).check()
+        except SimulationFailed as failure:
+            print("CAUGHT", seed, str(failure).splitlines()[:3])
+            return seed, str(failure)
+    pytest.fail(f"not caught within {BOUND} seeds")
+
+
+class BrokenLog(SimLog):
+    """A client whose writers are broken."""
+
+    writer: type[SimWriter] = SimWriter
+
+    async def fence(self, task: str, slot: int) -> SimWriter:
+        sound = await super().fence(task, slot)
+        return self.writer(self, task, sound._generation, sound.checkpoint)
+
+
+def log_with(broken: type[SimWriter]) -> type[BrokenLog]:
+    return type("Log", (BrokenLog,), {"writer": broken})
+
+
+def ends_guessed(log: SimLog, appends: list[Append]) -> dict[TopicPartition, Position]:
+    broker = log.network.server.broker
+    return {each.partition: Position.at(broker.partition(each.partition).end + len(each.records)) for each in appends}
+
+
+# ── commits ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class PositionFirst(SimWriter):
+    async def commit(self, commit: Commit) -> Positions:
+        ends = await super().commit(Commit(commit.checkpoint))
+        return await self._log.append(commit.appends) if commit.appends else ends
+
+
+class EffectsFirst(SimWriter):
+    async def commit(self, commit: Commit) -> Positions:
+        ends = await self._log.append(commit.appends) if commit.appends else {}
+        await super().commit(Commit(commit.checkpoint))
+        return ends
+
+
+class UnknownIsSuccess(SimWriter):
+    async def commit(self, commit: Commit) -> Positions:
+        try:
+            return await super().commit(commit)
+        except CommitUnknown:
+            self._useless = ""
+            return ends_guessed(self._log, list(commit.appends))
+
+
+class UnknownIsFailure(SimWriter):
+    async def commit(self, commit: Commit) -> Positions:
+        while True:
+            try:
+                return await super().commit(commit)
+            except CommitUnknown:
+                self._useless = ""
+
+
+@pytest.mark.parametrize("broken", [PositionFirst, EffectsFirst, UnknownIsSuccess, UnknownIsFailure])
+def test_a_broken_commit_is_caught(broken: type[SimWriter]) -> None:
+    seed, words = first_caught(make_log=log_with(broken))
+    assert f"seed={seed}" in words
+
+
+class NoFence(Server):
+    def admit(self, task: str, generation: int) -> None:
+        return None
+
+
+class NoSequence(Server):
+    def commit(self, request: Request) -> dict[TopicPartition, Position]:
+        self._answers.pop((request.task, request.generation), None)
+        return super().commit(request)
+
+
+class OneCheckpointForAll(Server):
+    """Tasks of one subtopology share the place where their checkpoints are kept."""
+
+    def fence(self, task: str) -> tuple[int, bytes | None]:
+        generation, own = super().fence(task)
+        shared = self.broker.tasks.get(f"shared {task.rpartition('-')[0]}")
+        return generation, shared.checkpoint if shared is not None else own
+
+    def commit(self, request: Request) -> dict[TopicPartition, Position]:
+        ends = super().commit(request)
+        name = f"shared {request.task.rpartition('-')[0]}"
+        if "-" in request.task:
+            self.broker.fence(name)
+            self.broker.tasks[name].checkpoint = request.commit.checkpoint
+        return ends
+
+
+@pytest.mark.parametrize("server", [NoFence, NoSequence, OneCheckpointForAll])
+def test_a_log_that_does_not_keep_its_promises_is_caught(server: type[Server]) -> None:
+    seed, words = first_caught(make_server=server)
+    assert f"seed={seed}" in words
+
+
+# ── stores ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class StateFirst(Driver):
+    """Applies state to the store, and then commits."""
+
+    async def _commit(self, task: Task) -> None:
+        services, writer = self._services, self._writer
+        assert writer is not None
+        captured = task.capture(services.clock.now_ms())
+        ends = {}
+        for each in captured.appends:
+            bounds = await services.log.bounds([each.partition])
+            ends[each.partition] = Position.at(bounds[each.partition].end.offset() + len(each.records))
+        task.committed(captured, ends)
+        await asyncio.sleep(0.01)
+        await writer.commit(Commit(encode_checkpoint(captured.checkpoint), captured.appends, captured.positions))
+        self._commits += 1
+        self._commit_at = None
+
+
+def test_state_before_its_commit_is_caught_at_once_by_the_checks_that_run_all_along() -> None:
+    _, words = first_caught(make_driver=StateFirst, check_always=True)
+    assert "ahead of the log" in words
+
+
+def test_state_before_its_commit_is_caught_by_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    # With the identity of commits in place the store is rebuilt, and all is well again: so that is broken too.
+    monkeypatch.setattr(Checkpoint, "made", lambda self, epoch, number: True)
+    first_caught(make_driver=StateFirst)
+
+
+def test_an_old_store_that_is_taken_for_new_after_a_lost_tail_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Checkpoint, "made", lambda self, epoch, number: True)
+    first_caught(faults=lost_tail | crashes | moves)
+
+
+def test_a_store_that_is_not_restored_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restore, "resolve_recovery", lambda store, checkpoint, changelogs: Resume())
+    first_caught()
+
+
+def test_a_store_that_missed_deletes_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SimLog, "compaction_floor", lambda self, partition: START)
+    first_caught()
+
+
+def test_a_slice_whose_cursor_is_lost_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = KeyedState.take_changes
+
+    def take_changes(self: KeyedState[Any]) -> list[tuple[bytes, Changes]]:
+        self._drained = []
+        return sound(self)
+
+    monkeypatch.setattr(KeyedState, "take_changes", take_changes)
+    first_caught()
+
+
+# ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_records_that_are_taken_twice_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = Input.accept
+
+    def accept(self: Input, fetched: Fetched) -> None:
+        before = self.buffered
+        self.buffered = START
+        sound(self, fetched)
+        self.buffered = self.buffered if self.buffered.reached(before) else before
+
+    monkeypatch.setattr(Input, "accept", accept)
+    first_caught(faults=duplicates)
+
+
+def test_the_sound_engine_passes_where_the_broken_ones_fail() -> None:
+    for faults in (
+        all_faults,
+        lost_tail | crashes | moves,
+        duplicates | delays,
+        torn_writes | crashes,
+        zombies | moves,
+    ):
+        for seed in range(3):
+            Simulation(make_app, workload, seed=seed, faults=faults).check()
