@@ -26,12 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from streams.connectors.embedded.lock import read_holder
 from streams.connectors.registry import open_log
 from streams.core.capability import Durability
 from streams.core.log import Log
 from streams.core.record import START, Position, TopicPartition
 from streams.dsl.app import App
-from streams.errors import ConfigurationError, StreamsError
+from streams.errors import ConfigurationError, LogLocked, StreamsError
 from streams.runtime.clock import SystemClock
 from streams.runtime.control import published
 from streams.runtime.driver import Phase
@@ -47,6 +48,7 @@ logger = logging.getLogger("streams")
 
 LOOK_S = 0.1
 """How often the process looks whether its worker has failed or is idle."""
+PATIENCE_S = 5.0
 GC_THRESHOLDS = (50_000, 20, 50)
 
 
@@ -184,7 +186,7 @@ def _signals(runner: asyncio.Runner, settings: Settings) -> Iterator[_Stop]:
 
 async def _run(app: App, log: Log, settings: Settings, progress: Progress, stop: _Stop) -> None:
     async with AsyncExitStack() as stack:
-        await log.open()
+        await _open(log, stop)
         stack.push_async_callback(log.close)
         directory = state_directory(app, log)
         if directory is None:
@@ -208,6 +210,22 @@ async def _run(app: App, log: Log, settings: Settings, progress: Progress, stop:
                 f"stopped, but {', '.join(short)} didn't come to commit within {settings.stop_timeout_s:g} s; that "
                 f"work will be done again from the last commit"
             )
+
+
+async def _open(log: Log, stop: _Stop) -> None:
+    """Open the log; while only a tool holds it (a ``streams send``, say), wait a little for that to end."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + PATIENCE_S
+    while True:
+        try:
+            return await log.open()
+        except LogLocked:
+            # A worker has a control port as soon as it holds the log; a tool has none.
+            scheme, _, path = log.url.partition(":")
+            holder = read_holder(path) if scheme == "embedded" else None
+            if (holder is not None and holder.port is not None) or loop.time() >= deadline or stop.event.is_set():
+                raise
+            await asyncio.sleep(LOOK_S)
 
 
 @asynccontextmanager

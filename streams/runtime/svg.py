@@ -8,7 +8,7 @@ monospaced font, so that their width is known without measuring.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
@@ -38,6 +38,7 @@ class _Box:
     column: int
     x: float = 0.0
     y: float = 0.0
+    clear_x: float = 0.0  # the right edge of its column
 
     @property
     def lines(self) -> list[str]:
@@ -56,7 +57,7 @@ def as_svg(drawing: Drawing) -> str:
     """The whole picture as one SVG document."""
     columns = _columns(drawing)
     boxes = {key: _Box(element, columns[key]) for key, element in drawing.elements.items()}
-    width = _place_across(boxes.values())
+    width = _place_across(drawing, boxes.values())
     height, bands = _place_down(drawing, boxes)
     width = max(width, len(drawing.title) * CHARACTER + 2 * MARGIN)
     parts = [
@@ -77,7 +78,7 @@ def as_svg(drawing: Drawing) -> str:
 def _columns(drawing: Drawing) -> dict[str, int]:
     """The longest way to each element, edges that lead back to where one came from left out."""
     after: dict[str, list[str]] = {key: [] for key in drawing.elements}
-    for one, other in drawing.edges:
+    for one, other in (*drawing.edges, *_around_bands(drawing)):
         after[one].append(other)
     order: list[str] = []
     state: dict[str, int] = {}
@@ -110,18 +111,43 @@ def _columns(drawing: Drawing) -> dict[str, int]:
     for key in reversed(order):
         for other in leads.get(key, ()):
             columns[other] = max(columns[other], columns[key] + 1)
+    for key in drawing.elements:
+        if key not in targets and after[key]:  # what only starts ways stands close to where the first of them leads
+            columns[key] = max(0, min(columns[other] for other in after[key]) - 1)
     return columns
 
 
-def _place_across(boxes: Iterable[_Box]) -> float:
+def _around_bands(drawing: Drawing) -> list[tuple[str, str]]:
+    """Ways that aren't drawn: all that a subtopology reads is left of its band, all that it writes is right of it."""
+    members: dict[int, list[str]] = {}
+    for key, element in drawing.elements.items():
+        if element.group is not None:
+            members.setdefault(element.group, []).append(key)
+    reads = {(one, drawing.elements[other].group) for one, other in drawing.edges}
+    writes = {(drawing.elements[one].group, other) for one, other in drawing.edges}
+    found: list[tuple[str, str]] = []
+    for group, keys in members.items():
+        topics = [key for key, element in drawing.elements.items() if element.group is None]
+        found += [(key, own) for key in topics for own in keys if (key, group) in reads and (group, key) not in writes]
+        found += [(own, key) for key in topics for own in keys if (group, key) in writes and (key, group) not in reads]
+    return found
+
+
+def _place_across(drawing: Drawing, boxes: Collection[_Box]) -> float:
     widths: dict[int, float] = {}
     for box in boxes:
         widths[box.column] = max(box.width, widths.get(box.column, 0.0))
+    for index, group in enumerate(drawing.groups):
+        columns = {box.column for box in boxes if box.element.group == index}
+        if columns:  # room for the title
+            span = range(min(columns), max(columns) + 1)
+            inside = sum(widths.get(column, 0.0) + GAP_X for column in span) - GAP_X
+            widths[span[-1]] += max(0.0, len(group.title) * CHARACTER - inside)
     x = MARGIN + BAND_X
     for column in sorted(widths):
         for box in boxes:
             if box.column == column:
-                box.x = x
+                box.x, box.clear_x = x, x + widths[column]
         x += widths[column] + GAP_X
     return x - GAP_X + BAND_X + MARGIN
 
@@ -138,9 +164,13 @@ def _place_down(drawing: Drawing, boxes: dict[str, _Box]) -> tuple[float, list[s
     for index in sorted(firsts, key=lambda each: (firsts[each], each)):
         stacks: dict[int, float] = {}
         inside = [box for key, box in boxes.items() if homes[key] == index]
-        for box in inside:
-            box.y = y + TITLE_Y + stacks.get(box.column, 0.0)
-            stacks[box.column] = stacks.get(box.column, 0.0) + box.height + GAP_Y
+        for box in sorted(inside, key=lambda each: each.column):
+            # Beside the first that leads to it, where there is room: else its line would run below another box.
+            leading = [boxes[one].y - y - TITLE_Y for one, other in drawing.edges if boxes[other] is box]
+            beside = min((each for each in leading if each >= 0.0), default=0.0)
+            top = max(stacks.get(box.column, 0.0), beside)
+            box.y = y + TITLE_Y + top
+            stacks[box.column] = top + box.height + GAP_Y
         own = [box for box in inside if box.element.group == index]
         height = TITLE_Y + max(stacks.values(), default=0.0)
         bands.extend(_band(drawing.groups[index].title, own, y, height))
@@ -180,11 +210,10 @@ def _band(title: str, own: list[_Box], y: float, height: float) -> list[str]:
 def _path(before: _Box, after: _Box) -> str:
     x1, y1 = before.x + before.width, before.y + before.height / 2
     x2, y2 = after.x, after.y + after.height / 2
-    bend = max(GAP_X / 2, abs(x2 - x1) / 2)
-    return (
-        f'<path d="M{x1:.1f} {y1:.1f}C{x1 + bend:.1f} {y1:.1f} {x2 - bend:.1f} {y2:.1f} {x2:.1f} {y2:.1f}" '
-        f'marker-end="url(#a)"/>'
-    )
+    clear = before.clear_x  # straight on up to there: else the line would run below a wider box of the column
+    bend = max(GAP_X / 2, abs(x2 - clear) / 2)
+    curve = f"C{clear + bend:.1f} {y1:.1f} {x2 - bend:.1f} {y2:.1f} {x2:.1f} {y2:.1f}"
+    return f'<path d="M{x1:.1f} {y1:.1f}H{clear:.1f}{curve}" marker-end="url(#a)"/>'
 
 
 def _drawn(box: _Box) -> str:

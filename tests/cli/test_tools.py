@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -115,6 +116,45 @@ def test_a_big_topic_is_read_in_chunks_through_the_worker(run: Call, start: Star
     for partition in (0, 1):
         offsets = [each["offset"] for each in found if each["partition"] == partition]
         assert offsets == list(range(len(offsets)))
+
+
+def test_tools_that_come_at_the_same_time_wait_for_one_another_and_a_worker_for_them(
+    run: Call, start: Start, until: Until, project: Path
+) -> None:
+    run("send", "transfers", "-A", "bank", '{"account": "first", "amount": 1}')
+    command = [sys.executable, "-m", "streams", "send", "transfers", "-A", "bank"]
+    senders = [
+        subprocess.Popen([*command, json.dumps({"account": f"a-{number}", "amount": 1})], cwd=project)
+        for number in range(4)
+    ]
+    start()
+    assert [sender.wait(60) for sender in senders] == [0, 0, 0, 0]
+    until(lambda: len(lines(run("tail", "statements", "--json"))) == 5)
+
+
+def test_a_record_of_many_megabytes_goes_through_the_worker(run: Call, start: Start, project: Path) -> None:
+    size = 32 * 2**20
+    run("send", "blobs", "--create", "small")
+    start()
+    assert run("send", "blobs", "-", stdin="x" * size + "\n").returncode == 0
+    shown = run("tail", "blobs", "-n", "1", "--json")
+    assert len(json.loads(shown.stdout)["value"]) == size
+
+
+def test_a_store_that_is_gone_is_restored_and_says_how_far_it_is(
+    run: Call, start: Start, until: Until, project: Path
+) -> None:
+    (project / "many.py").write_text(
+        "from streams import App\napp = App('many')\napp.table('held', key=int, value=int, source='changes')\n"
+    )
+    count = 120_000
+    run("send", "changes", "-A", "many", "-s", "=", stdin="".join(f"{n}={n}\n" for n in range(count)))
+    assert run("worker", "-A", "many", "--until-idle").returncode == 0
+    shutil.rmtree(project / ".streams" / "state")
+    ran = run("worker", "-A", "many", "--until-idle")
+    assert ran.returncode == 0
+    assert f"restoring changes-0: {count:,} of {count:,} records" in ran.stderr
+    assert run("tables", "-A", "many", "held", "77777").stdout == "77777\n"
 
 
 def test_a_worker_of_another_app_isnt_asked_for_tables(call: Call, start: Start, project: Path) -> None:

@@ -195,6 +195,42 @@ def test_explain_gives_every_edge_its_guarantee_and_reason(call: Call, small: st
     assert "outputs, changelog and positions in one fenced commit" in text
 
 
+FOREIGN = """\
+from streams import App
+
+app = App("between")
+app.stream("embedded:./plant/readings").filter(lambda r: r["hot"]).to(app.topic("embedded:./office/alerts"))
+"""
+
+
+def test_what_lies_on_another_log_is_drawn_and_explained_with_its_place(call: Call, project: Path) -> None:
+    (project / "between.py").write_text(FOREIGN)
+    plan = json.loads(call("explain", "-A", "between", "--json").stdout)
+    edges = {(edge["source"], edge["target"]): edge for edge in plan["edges"]}
+    assert edges["embedded:./plant/readings", "tasks of readings"]["guarantee"] == "exactly once"
+    assert edges["tasks of readings", "between.alerts.outbox"]["guarantee"] == "exactly once"
+    delivery = edges["between.alerts.outbox", "embedded:./office/alerts"]
+    assert delivery["guarantee"] == "exactly once"
+    assert delivery["why"].startswith("outbox; ")
+    text = call("topology", "-A", "between").stdout
+    assert "alerts.delivery · 1 task\n  read between.alerts.outbox\n  └─ deliver to embedded:./office/alerts" in text
+    picture = call("topology", "-A", "between", "--svg", "-").stdout
+    assert ">embedded:./plant/readings<" in picture
+    assert ">embedded:./office/alerts<" in picture
+    assert "embedded:./plant/readings" in call("topology", "-A", "between", "--mermaid").stdout
+
+
+def test_a_reset_starts_deliveries_over_as_well(call: Call, project: Path) -> None:
+    (project / "between.py").write_text(FOREIGN)
+    plant, office = ["--log", "embedded:./plant"], ["--log", "embedded:./office"]
+    call("send", "readings", '{"hot": true}', "--create", *plant)
+    assert call("worker", "-A", "between", "--until-idle", "-q").returncode == 0
+    assert len(call("tail", "alerts", "--json", *office).stdout.splitlines()) == 1
+    assert call("reset", "-A", "between", "--yes").returncode == 0
+    assert call("worker", "-A", "between", "--until-idle", "-q").returncode == 0
+    assert len(call("tail", "alerts", "--json", *office).stdout.splitlines()) == 2
+
+
 def test_explain_tells_at_least_once_from_exactly_once_by_choice(call: Call, project: Path) -> None:
     (project / "loose.py").write_text(SMALL.replace('App("small")', 'App("small", guarantee="at_least_once")'))
     plan = json.loads(call("explain", "-A", "loose", "--json").stdout)
