@@ -1,7 +1,64 @@
-"""For tests: an app without a broker, the simulator, and the contracts that connectors and stores pass."""
+"""For tests: an app without a broker, the simulator, and the contracts that connectors and stores pass.
+
+The contracts need pytest and Hypothesis, so they are imported when they are asked for.
+"""
 
 from __future__ import annotations
 
-from streams.testing.driver import TestDriver
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["TestDriver"]
+from streams.testing.driver import TestDriver
+from streams.testing.faults import (
+    Faults,
+    all_faults,
+    crashes,
+    delays,
+    duplicates,
+    lost_tail,
+    moves,
+    no_faults,
+    outages,
+    reorders,
+    torn_writes,
+    zombies,
+)
+from streams.testing.sim_oracle import at_least_once, exactly_once
+from streams.testing.sim_workload import Client
+from streams.testing.simulation import Report, Simulation, SimulationFailed
+
+if TYPE_CHECKING:
+    from streams.testing.log_contract import LogContract
+    from streams.testing.store_contract import StoreContract
+
+__all__ = [
+    "Client",
+    "Faults",
+    "LogContract",
+    "Report",
+    "Simulation",
+    "SimulationFailed",
+    "StoreContract",
+    "TestDriver",
+    "all_faults",
+    "at_least_once",
+    "crashes",
+    "delays",
+    "duplicates",
+    "exactly_once",
+    "lost_tail",
+    "moves",
+    "no_faults",
+    "outages",
+    "reorders",
+    "torn_writes",
+    "zombies",
+]
+
+_LATER = {"LogContract": "streams.testing.log_contract", "StoreContract": "streams.testing.store_contract"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -150,4 +150,4 @@ def _set(odds: Odds, fault: Faults, harsh: float, random: Random) -> None:
         odds.double = 0.1 * harsh
         odds.restart = 0.05 * harsh
     elif fault is Faults.LOST_TAIL:
-        odds.power_cut = 0.08 * harsh
+        odds.power_cut = 0.25 * harsh

@@ -35,7 +35,7 @@ ACCOUNTS = [f"a{number}" for number in range(5)]
 
 
 class Order(msgspec.Struct):
-    """An order.  ``late``: its time lies before what its stream waits for.  ``kind``: buy, or cancel of a former one."""
+    """An order.  ``late``: its time lies before what its stream waits for.  ``kind``: buy or cancel."""
 
     id: int
     product: str

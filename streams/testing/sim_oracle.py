@@ -26,8 +26,6 @@ from streams.testing.sim_server import Entry, Server
 
 __all__ = ["Expectation", "Outcome", "at_least_once", "collect", "differing_stores", "exactly_once"]
 
-SHOWN = 5
-
 
 @dataclass(slots=True)
 class Outcome:
@@ -85,13 +83,13 @@ def _compare(
 
 
 def _compare_tables(expected: Outcome, found: Outcome) -> list[str]:
-    wrong = []
-    for name, should in expected.tables.items():
-        held = found.tables.get(name, {})
-        for key in sorted({*should, *held}, key=repr):
-            if should.get(key) != held.get(key):
-                wrong.append(f"table {name}, key {key!r}: holds {held.get(key)!r} and should hold {should.get(key)!r}")
-    return wrong
+    return [
+        f"table {name}, key {key!r}: holds {held.get(key)!r} and should hold {should.get(key)!r}"
+        for name, should in expected.tables.items()
+        for held in (found.tables.get(name, {}),)
+        for key in sorted({*should, *held}, key=repr)
+        if should.get(key) != held.get(key)
+    ]
 
 
 # ── reading the log ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -132,16 +130,14 @@ def differing_stores(app: App, server: Server, task: str, disk: MemoryDisk) -> l
     for name in subtopology.states:
         should = _last(server, TopicPartition(changelog_topic(app.name, name), partition))
         prefix = prefix_bytes(prefixes[name]) if name in prefixes else None
-        held = {
-            key[len(prefix) :]: value
-            for key, value in disk.data.items()
-            if prefix is not None and key.startswith(prefix)
-        }
-        for key in sorted(key for key in {*should, *held} if should.get(key) != held.get(key)):
-            wrong.append(
-                f"task {task}: its store holds {held.get(key)!r} as {key!r} of {name}, and its changelog says "
-                f"{should.get(key)!r}"
-            )
+        held = {}
+        if prefix is not None:
+            held = {key[len(prefix) :]: value for key, value in disk.data.items() if key.startswith(prefix)}
+        wrong += [
+            f"task {task}: its store holds {held.get(key)!r} as {key!r} of {name}, and its changelog says {value!r}"
+            for key, value in sorted({**dict.fromkeys(held), **should}.items())
+            if held.get(key) != value
+        ]
     return wrong
 
 

@@ -18,11 +18,13 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVarTuple
 
 from streams.testing.loop import VirtualLoop
 
 __all__ = ["Process", "SimLoop", "State", "outside"]
+
+_Ts = TypeVarTuple("_Ts")
 
 STEPS_AT_MOST = 200_000
 """A run that takes more callbacks goes round in circles without time passing."""
@@ -124,7 +126,9 @@ class SimLoop(VirtualLoop):
         self.steps = 0
         super().__init__()
 
-    def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> asyncio.Handle:
+    def call_soon(
+        self, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
+    ) -> asyncio.Handle:
         context = copy_context() if context is None else context
         process = context.get(_process)
         if process is None:
@@ -137,7 +141,7 @@ class SimLoop(VirtualLoop):
         return handle
 
     def call_at(
-        self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+        self, when: float, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         context = copy_context() if context is None else context
         process = context.get(_process)

@@ -156,6 +156,12 @@ class Simulation:
         )
 
 
+async def _carry_out(workload: Workload, client: Client) -> None:
+    """The workload, and some more torment for what it has left to do."""
+    await workload(client)
+    await asyncio.sleep(client.random.random() * 1.5)
+
+
 async def _nothing(client: Client) -> None:
     return None
 
@@ -203,7 +209,7 @@ class _Run:
         if torment:
             client = Client(self.app, server, self.clock.now_ms, Random(f"{self._seed} workload"), cluster)
             tormenting = outside(cluster.torment(), "torment")
-            working = outside(workload(client), "workload")
+            working = outside(_carry_out(workload, client), "workload")
             await asyncio.wait({working, tormenting}, return_when=asyncio.FIRST_COMPLETED)
             self.network.calm = True
             await tormenting

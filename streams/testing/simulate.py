@@ -1,0 +1,159 @@
+"""``python -m streams.testing.simulate``: many seeds of the simulation, in several processes.
+
+What must live here: spreading seeds over processes and telling what they found.  What must not: the simulation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from streams.testing import faults as known_faults
+from streams.testing.faults import Faults
+from streams.testing.simulation import Simulation, SimulationFailed
+
+__all__ = ["main", "run_seeds"]
+
+OWN = "streams.testing.sim_app:make_app"
+SEEDS_AT_ONCE = 50
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a stretch of seeds came to.  ``failures``: (seed, message)."""
+
+    seeds: int = 0
+    failures: list[tuple[int, str]] = field(default_factory=list)
+    struck: Counter[str] = field(default_factory=Counter)
+    commits: int = 0
+    cpu_s: float = 0.0
+
+    def add(self, other: Tally) -> None:
+        self.seeds += other.seeds
+        self.failures += other.failures
+        self.struck.update(other.struck)
+        self.commits += other.commits
+        self.cpu_s += other.cpu_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    seeds: range
+    app: str
+    workload: str
+    faults: Faults
+
+
+def run_seeds(first: int, count: int, faults: Faults, *, processes: int = 1, app: str = OWN) -> Iterator[Tally]:
+    """Run seeds and yield what each stretch of them came to, as they are done."""
+    workload = f"{app.partition(':')[0]}:workload"
+    stretches = [
+        _Stretch(range(at, min(at + SEEDS_AT_ONCE, first + count)), app, workload, faults)
+        for at in range(first, first + count, SEEDS_AT_ONCE)
+    ]
+    if processes == 1:
+        yield from map(_run, stretches)
+        return
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        yield from pool.imap_unordered(_run, stretches)
+
+
+def _run(stretch: _Stretch) -> Tally:
+    make_app, workload = _named(stretch.app), _named(stretch.workload)
+    tally, began = Tally(len(stretch.seeds)), time.process_time()
+    for seed in stretch.seeds:
+        again = f"python -m streams.testing.simulate --seed {seed} --faults {_words(stretch.faults)}"
+        if stretch.app != OWN:
+            again += f" --app {stretch.app}"
+        try:
+            report = Simulation(make_app, workload, seed=seed, faults=stretch.faults, replay=again).check()
+        except SimulationFailed as failure:
+            tally.failures.append((seed, str(failure)))
+        else:
+            tally.struck.update(report.faults)
+            tally.commits += report.commits
+    tally.cpu_s = time.process_time() - began
+    return tally
+
+
+def _named(name: str) -> Callable[..., Any]:
+    module, _, attribute = name.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def _words(faults: Faults) -> str:
+    if faults == known_faults.all_faults:
+        return "all_faults"
+    return ",".join(str(each.name).lower() for each in Faults if each in faults) or "no_faults"
+
+
+def _faults(words: str) -> Faults:
+    chosen = Faults.NONE
+    for word in words.split(","):
+        found = getattr(known_faults, word.strip(), None)
+        if not isinstance(found, Faults):
+            names = ", ".join(str(each.name).lower() for each in Faults)
+            raise argparse.ArgumentTypeError(f"{word!r} is no fault; choose of all_faults, no_faults, {names}")
+        chosen |= found
+    return chosen
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command.  Returns 0 when every seed passed, 1 when one failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m streams.testing.simulate",
+        description="Run an app under simulated faults, once for each seed, and check that everything takes effect "
+        "exactly once. A failure names its seed; --seed repeats it.",
+    )
+    parser.add_argument("--seeds", type=int, default=1000, help="how many seeds to run (1000)")
+    parser.add_argument("--from", dest="first", type=int, default=0, help="the first seed (0)")
+    parser.add_argument("--seed", type=int, help="run this seed only, and show what happened")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="processes at work (one a core)")
+    parser.add_argument("--faults", type=_faults, default=known_faults.all_faults, help="names, by comma (all_faults)")
+    parser.add_argument(
+        "--app",
+        default=OWN,
+        help="module:function that makes the app; `workload` of the same module is its workload (the project's own)",
+    )
+    parser.add_argument("--keep-going", action="store_true", help="go on after a failure")
+    options = parser.parse_args(arguments)
+    first, count = (options.first, options.seeds) if options.seed is None else (options.seed, 1)
+    total, began = Tally(), time.monotonic()
+    for tally in run_seeds(
+        first, count, options.faults, processes=1 if count <= SEEDS_AT_ONCE else options.processes, app=options.app
+    ):
+        total.add(tally)
+        for _, words in tally.failures:
+            _say(words)
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r{total.seeds:,} of {count:,} seeds, {len(total.failures)} failed")
+        if total.failures and not options.keep_going:
+            break
+    spent_s = time.monotonic() - began
+    if sys.stderr.isatty():
+        sys.stderr.write("\n")
+    struck = ", ".join(f"{count:,} × {fault}" for fault, count in sorted(total.struck.items()))
+    _say(
+        f"{total.seeds:,} seeds from {first}: {len(total.failures)} failed; {total.commits:,} commits under "
+        f"{struck or 'no fault'}; "
+        f"{spent_s:.0f} s, {1000 * total.cpu_s / max(1, total.seeds):.0f} ms of CPU a seed"
+    )
+    return 1 if total.failures else 0
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
