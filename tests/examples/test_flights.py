@@ -66,7 +66,7 @@ def test_a_month_shows_a_table_and_draws_a_plot(tmp_path: Path) -> None:
     for line in oracle.flights_result(2)["airlines"]:
         assert f"{line['flown']:,}" in shown
     if importlib.util.find_spec("matplotlib") is not None:
-        assert (tmp_path / "flights.png").read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / "2013-02" / "flights.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
