@@ -9,16 +9,14 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 from streams.core.capability import GuaranteeName
 from streams.core.duration import Duration, parse_duration_ms
 from streams.core.graph import Graph, Node
 from streams.core.log import TopicSpec
 from streams.core.policy import Action, ErrorPolicy
-from streams.core.record import Records
 from streams.core.state import StateSpec
 from streams.dsl.agent import Agent, sinks_of
 from streams.dsl.blueprint import Blueprint, draw_blueprint
@@ -26,10 +24,11 @@ from streams.dsl.codec import Codec, value_codec
 from streams.dsl.foreign import Outbox, split_location
 from streams.dsl.keys import key_codec, ordered_key_codec
 from streams.dsl.naming import Names, check_name
+from streams.dsl.running import Running, TableView
 from streams.dsl.stream import Stream
 from streams.dsl.table import Table, tables_named_by
 from streams.dsl.topic import Topic
-from streams.dsl.types import Kind, StreamSettings, TopicSettings, Unknown, writable_codec
+from streams.dsl.types import AgentFunction, AgentSettings, Kind, StreamSettings, TopicSettings, Unknown, writable_codec
 from streams.errors import ConfigurationError, TopologyError
 from streams.operators.agent import Agent as AgentNode
 from streams.operators.source import Source
@@ -43,27 +42,6 @@ V = TypeVar("V")
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_LOG = "embedded:./.streams"
-
-
-class Running(Protocol):
-    """What a running worker offers to topics, tables and agents."""
-
-    def now_ms(self) -> int: ...
-    async def produce(self, topic: TopicSpec, records: Records) -> None: ...
-    async def produce_marks(self, topic: TopicSpec, mark: Records) -> None: ...
-    async def read_table(self, table: str, wire_key: bytes, state_key: bytes) -> Any: ...
-    async def ask(self, agent: Agent[Any, Any], key: bytes, value: bytes, timeout_ms: int) -> Any: ...
-    async def cast(self, agent: Agent[Any, Any], key: bytes, value: bytes) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class TableView:
-    """How a state is shown from outside: its codec of keys, and what becomes of its values."""
-
-    state: StateSpec
-    keys: Codec[Any]
-    wire_keys: Codec[Any]
-    result: Callable[[Any], Any]
 
 
 class App:
@@ -346,6 +324,12 @@ class App:
         self.views.setdefault(state.name, TableView(state, keys, keys, result))
         return self.tables.setdefault(state.name, Table(self, state.name, state, keys, keys, None))
 
+    @overload
+    def agent(self, stream: str, **settings: Unpack[AgentSettings]) -> Callable[[AgentFunction], Agent[Any, Any]]: ...
+    @overload
+    def agent(
+        self, stream: Stream[K, V] | Topic[K, V], **settings: Unpack[AgentSettings]
+    ) -> Callable[[AgentFunction], Agent[K, V]]: ...
     def agent(
         self,
         stream: Stream[K, V] | Topic[K, V] | str,
@@ -477,7 +461,12 @@ class App:
                     raise TopologyError(f"{node.name}: nobody takes the window's results; add .final() or .updates()")
             declared = {name: topic.spec for name, topic in self.topics.items()}
             self._blueprint = draw_blueprint(
-                self.name, self.version, self.graph, declared, list(self.outboxes.values())
+                self.name,
+                self.version,
+                self.graph,
+                declared,
+                list(self.outboxes.values()),
+                ticks=any(timer.topic is not None for timer in self.timers),
             )
         return self._blueprint
 

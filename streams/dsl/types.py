@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, get_type_hints
 
 from streams.core.duration import Duration
@@ -14,6 +14,19 @@ T = TypeVar("T")
 
 Kind: TypeAlias = type[T] | Codec[T]
 """What ``key=`` and ``value=`` take, as far as a type checker can infer from it; unions and the like count as Any."""
+
+
+AgentFunction: TypeAlias = Callable[..., Any]
+"""``async def agent(events)``, with or without ``yield``."""
+
+
+class AgentSettings(TypedDict, total=False):
+    """The settings of ``App.agent``: sinks are Topics or names, tables are Tables."""
+
+    name: str
+    concurrency: int
+    sinks: Iterable[Any]
+    tables: Iterable[Any]
 
 
 class TopicSettings(TypedDict, total=False):
