@@ -179,6 +179,8 @@ class Input:
             stop = bisect_left(decoded.rows, row, start, stop)
         failures = [failure for failure in decoded.failures if run.row <= failure[0] < row]
         position = self.position.advanced(fetched.lane, _next_offset(fetched, row))
+        if row >= run.end and len(self._queue) == 1:
+            position = self.buffered  # behind the gap that may follow the last record, too
         whole = start == 0 and stop == len(times)
         piece = Piece(
             self,

@@ -86,7 +86,8 @@ class Reader(Protocol):
 
         Returns as soon as there is something.  ``max_records`` bounds each partition's share, except that a
         single stored block may overrun it.  Only committed records are seen.  The reader's own position moves
-        on; a batch may repeat records (after a reconnect), and the task drops what lies before its position.
+        on; a batch may repeat records (after a reconnect), and the task drops what lies before its position.  A batch
+        without records tells of a gap: its ``next_offset`` is behind it.
         Raises PositionLost, LogCorrupt, LogUnavailable.
         """
         ...

@@ -49,7 +49,7 @@ class Failures:
     def drop(self, batch: Batch, failed: Sequence[tuple[int, Exception]], operator: str, policy: ErrorPolicy) -> Batch:
         """The batch without its failed elements, each of which met the policy.  Raises RecordFailed on ``fail``."""
         for index, error in failed:
-            self.handle(batch.origin, batch.rows[index], error, operator, policy, batch.keys[index])
+            self.handle(batch.origin, batch.rows[index], error, operator, policy, batch.keys[index], batch.times[index])
         return batch.without([index for index, _ in failed])
 
     def handle(
@@ -60,8 +60,10 @@ class Failures:
         operator: str,
         policy: ErrorPolicy,
         key: bytes | None = None,
+        time: int = 0,
     ) -> None:
-        """Let the record at ``row`` of ``origin`` meet the policy; without an origin, the value derived for ``key``."""
+        """Let the record at ``row`` of ``origin`` meet the policy; without an origin, the value derived for ``key``,
+        with its event time."""
         if isinstance(error, WrongPartition):
             raise error
         if policy.action == "skip":
@@ -69,7 +71,7 @@ class Failures:
             self.skipped[operator] = self.skipped.get(operator, 0) + 1
             return
         if origin is None:
-            self._derived(key, error, operator, policy)
+            self._derived(key, time, error, operator, policy)
             return
         fetched = origin.fetched
         topic, partition = fetched.partition
@@ -99,7 +101,7 @@ class Failures:
         self._outputs.add(target, [records.keys[row]], [original], [records.timestamps[row]], [headers])
         self.dead_lettered[operator] = self.dead_lettered.get(operator, 0) + 1
 
-    def _derived(self, key: bytes | None, error: Exception, operator: str, policy: ErrorPolicy) -> None:
+    def _derived(self, key: bytes | None, time: int, error: Exception, operator: str, policy: ErrorPolicy) -> None:
         """A window or timer emitted a value that can't be processed: its letter has no original bytes to carry."""
         if policy.action == "fail" or policy.dead_letters is None:
             raise DerivedValueFailed(
@@ -112,5 +114,5 @@ class Failures:
             ("streams.task", self._task_id.encode()),
         )
         target = TopicPartition(policy.dead_letters.name, 0)
-        self._outputs.add(target, [key], [None], [0], [headers])
+        self._outputs.add(target, [key], [None], [time], [headers])
         self.dead_lettered[operator] = self.dead_lettered.get(operator, 0) + 1

@@ -133,6 +133,7 @@ class Task:
         self._piece_records = 1 if needs_record_order(subtopology.nodes) else plan.piece_records
         self._piece_rows = min(16, self._piece_records)  # it doubles: what the first records expand to isn't known yet
         self._spread = 1.0
+        self._weighed = False
         self._change_bytes = GUESSED_CHANGE_BYTES
         self._marked: tuple[int, bool] = (NEVER, False)
         self._marked_at_ms: int | None = None
@@ -148,6 +149,7 @@ class Task:
             cast(Mailbox, self.processors[node]) for node in subtopology.nodes if hasattr(self.processors[node], "mail")
         ]
         self._ordered = [(each, delay) for each, delay in self._timed if getattr(each, "in_order", False)]
+        self._holding = [each.holding for each in self.processors.values() if hasattr(each, "holding")]
         self._wall = [cast(WallProcessor, each) for each in self.processors.values() if hasattr(each, "tick")]
         self._marked_topics = [
             (spec.name, self._delays[id(node)])
@@ -276,14 +278,20 @@ class Task:
         return max(1, min(self._piece_rows, int(self.outputs.room / self._spread)))
 
     def _next_timer(self, source: Input) -> int:
-        deadline = min((each.deadline() + delay for each, delay in self._ordered), default=FOREVER)
+        """From which timestamp on a record of ``source`` makes a timer due; FOREVER if it can't."""
+        if not self._ordered or not source.timed or not isinstance(source.watermark, SourceWatermark):
+            return FOREVER  # marks move event time, and not the records between them
+        deadline = min(each.deadline() + delay for each, delay in self._ordered)
+        others = [each.watermark for each in self._watermarks if each is not source.watermark and not each.idle]
+        if min(others, default=FOREVER) < deadline:
+            return FOREVER
         return deadline + source.watermark.slack_ms if deadline < FOREVER else FOREVER
 
     def _process(self, source: Input, piece: Piece) -> None:
         before = self.watermark
         if piece.times:
             source.watermark.observe(max(piece.times))
-        after = combine(self._watermarks, before) if source.timed else before
+        after = self._target() if source.timed else before
         others = [each.watermark for each in self._watermarks if each is not source.watermark and not each.idle]
         origin = Origin(
             piece.fetched,
@@ -320,11 +328,20 @@ class Task:
 
     def check_bounds(self) -> None:
         """Ask for a commit when outputs or changed state have reached their bounds."""
+        if not self._weighed and any(state.dirty_count for state in self.states.values()):
+            self.must_commit = True  # the first commit is small: it tells how much a changed state weighs
         if self.outputs.full or sum(state.dirty_count for state in self.states.values()) >= self._dirty_bound:
             self.must_commit = True
 
+    def _target(self) -> int:
+        """How far event time may come: as far as all inputs allow, but not past what an operator holds back."""
+        target = combine(self._watermarks, self.watermark)
+        if self._holding:
+            target = max(self.watermark, min(target, *(holding() for holding in self._holding)))
+        return target
+
     def _move_watermark(self) -> bool:
-        after = combine(self._watermarks, self.watermark)
+        after = self._target()
         if after <= self.watermark:
             return False
         self._begin_advance(after)
@@ -403,14 +420,16 @@ class Task:
             for key, value in changes.puts if changes.largest_bytes + 1_000 > limit else ():
                 if len(value) + len(key) + 16 > limit:
                     raise UnencodableState(
-                        f"task {self.id}: the value of key {key!r} in {name} has {len(value)} bytes, and the log takes at "
-                        f"most {limit} (its max_record_bytes); keep less in one value, or raise the limit in the log's URL"
+                        f"task {self.id}: the value of key {key!r} in {name} has {len(value)} bytes, and the log "
+                        f"takes at most {limit} (its max_record_bytes); keep less in one value, or raise the limit in "
+                        f"the log's URL"
                     )
 
     def _weigh(self, changes: Mapping[str, list[tuple[bytes, Changes]]]) -> None:
         """Learn how large changed states are, which bounds how many may wait for a commit."""
         puts = [put for parts in changes.values() for _, each in parts for put in each.puts[:64]]
         if puts:
+            self._weighed = True
             mean = sum(len(key) + len(value) for key, value in puts) // len(puts)
             self._change_bytes = max(64, mean, self._change_bytes // 2)
 

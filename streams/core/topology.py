@@ -86,7 +86,7 @@ def resolve_topology(
             f"App(version={current.version + 1}) to drop what no longer fits (new version)"
         )
     if current.version > previous.version:
-        fence = [f"{name}-{index}" for name, count in previous.partitions.items() for index in range(count)]
+        fence = list(previous.slots)
         return Start(record, conflicts, lost_stores, lost_topics, fence)
     return Start(record, _additions(previous, current))
 
@@ -147,4 +147,5 @@ def _slots(previous: TopologyRecord, current: TopologyRecord) -> list[str]:
 
 
 def slot_of(slots: Sequence[str]) -> Mapping[str, int]:
-    return {task: slot for slot, task in enumerate(slots)}
+    """The place of each task on logs that need one; 0 is the control task's."""
+    return {task: slot for slot, task in enumerate(slots, start=1)}

@@ -15,13 +15,16 @@ from streams.core.log import TopicSpec
 from streams.core.topology import StoreRecord, TopologyRecord
 from streams.dsl.foreign import Outbox
 
+TICKER = "ticker"
+"""The task that writes the ticks of timers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
     """An app as a plan.
 
     topics: everything to create on the log, changelogs included.  upstream_tasks: who writes watermarks into which
-    repartition topic.
+    repartition topic.  ticks: there are durable timers, so a task writes their ticks.
     """
 
     app: str
@@ -30,6 +33,7 @@ class Blueprint:
     upstream_tasks: Mapping[str, Sequence[str]]
     record: TopologyRecord
     outboxes: Sequence[Outbox] = ()
+    ticks: bool = False
 
     @property
     def partitions(self) -> dict[str, int]:
@@ -53,7 +57,8 @@ class Blueprint:
     @property
     def tasks(self) -> list[str]:
         deliveries = [task for outbox in self.outboxes for task in outbox.task_ids]
-        return [task for each in self.subtopologies for task in each.task_ids] + deliveries
+        ticker = [TICKER] if self.ticks else []
+        return [task for each in self.subtopologies for task in each.task_ids] + deliveries + ticker
 
 
 def changelog_topic(app: str, state: str) -> str:
@@ -61,7 +66,13 @@ def changelog_topic(app: str, state: str) -> str:
 
 
 def draw_blueprint(
-    app: str, version: int, graph: Graph, declared: Mapping[str, TopicSpec], outboxes: Sequence[Outbox] = ()
+    app: str,
+    version: int,
+    graph: Graph,
+    declared: Mapping[str, TopicSpec],
+    outboxes: Sequence[Outbox] = (),
+    *,
+    ticks: bool = False,
 ) -> Blueprint:
     """Compute the blueprint.  ``declared``: topics of the app that no node reads or writes."""
     subtopologies = graph.subtopologies()
@@ -83,5 +94,5 @@ def draw_blueprint(
         slots=[],
         sources={node.reads.name: each.name for each in subtopologies for node in each.nodes if node.reads is not None},
     )
-    drawn = Blueprint(app, subtopologies, topics, graph.upstream_tasks(), record, outboxes)
+    drawn = Blueprint(app, subtopologies, topics, graph.upstream_tasks(), record, outboxes, ticks)
     return replace(drawn, record=structs.replace(record, slots=drawn.tasks))

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from streams.core.batch import Batch, emitted
+from streams.core.batch import FOREVER, Batch, emitted
 from streams.core.context import TaskContext
 from streams.core.graph import Emit, Processor
 from streams.core.state import KeyedState, StateSpec
@@ -83,6 +83,13 @@ class _BatchingWork:
         self._waiting = []
         self._since_ms = None
         self._emit(emitted([key], [values], [time]))
+
+    def holding(self) -> int:
+        """The earliest event time that waits: the task's watermark doesn't pass it, or the list would come late."""
+        if not self._waiting or self._node.within_ms is None:
+            return FOREVER
+        earliest: int = min(time for _, time, _ in self._waiting)
+        return earliest
 
     def tick(self, now_ms: int) -> bool:
         if not self._waiting or self._node.within_ms is None:

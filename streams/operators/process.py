@@ -212,7 +212,7 @@ class _ProcessWork:
                 made = self._call(handler, (), key, at, watermark)
             except Exception as error:
                 self._context.failures.handle(
-                    None, 0, error, f"{self._node.name}: on_timer({name!r})", self._node.policy, key
+                    None, 0, error, f"{self._node.name}: on_timer({name!r})", self._node.policy, key, at
                 )
                 continue
             for value in made:

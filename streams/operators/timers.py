@@ -7,6 +7,7 @@ is really due.  Moving a timer to a later time only touches the index; the entry
 from __future__ import annotations
 
 from heapq import heappop, heappush
+from itertools import islice
 from typing import Any
 
 from streams.core.batch import FOREVER
@@ -22,17 +23,35 @@ def timer_states(name: str) -> tuple[StateSpec, StateSpec]:
     )
 
 
+AT_ONCE = 1000
+"""Entries that are read from the store at once."""
+
+
 class Timers:
     """The timers of one operator in one task."""
 
     def __init__(self, due: KeyedState[Any], index: KeyedState[int]) -> None:
         self._due = due
         self._index = index
-        self.next = self._first()
+        self._near: list[bytes] = []
+        self._horizon: bytes | None = b""
+        self._refill()
 
-    def _first(self) -> int:
-        entry = next(self._due.scan(), None)
-        return FOREVER if entry is None else decode_start(entry[0][:8])
+    def _refill(self) -> None:
+        """Load the next entries: those below the horizon are all in the heap ``_near``; None: there are no others."""
+        if not self._near and self._horizon is not None:
+            self._near = [entry for entry, _ in islice(self._due.scan(self._horizon), AT_ONCE)]
+            self._horizon = self._near[-1] + b"\x00" if len(self._near) == AT_ONCE else None
+
+    @property
+    def next(self) -> int:
+        """When the next timer may be due; FOREVER when there is none."""
+        return decode_start(self._near[0][:8]) if self._near else FOREVER
+
+    def _put(self, entry: bytes) -> None:
+        self._due.put(entry, True)
+        if self._horizon is None or entry < self._horizon:
+            heappush(self._near, entry)
 
     def set(self, key: bytes, name: str, at: int, watermark: int) -> None:
         """Set or move the timer ``name`` of ``key``.  One in the past fires as soon as event time moves on.
@@ -45,8 +64,7 @@ class Timers:
         known = self._index.get(label)
         self._index.put(label, at)
         if known is None or at < known:
-            self._due.put(encode_start(at) + label, True)
-            self.next = min(self.next, at)
+            self._put(encode_start(at) + label)
 
     def cancel(self, key: bytes, name: str) -> None:
         self._index.delete(_label(key, name))
@@ -56,28 +74,21 @@ class Timers:
 
         They are gone afterwards.  An empty list means that none is left, so call until it comes.
         """
-        while self.next <= watermark:
-            fired = []
-            waiting = [entry for entry, _ in self._due.drain(count, encode_start(watermark + 1))]
-            last = waiting[-1] if waiting else b""
-            while waiting:
-                entry = heappop(waiting)
-                at, label = decode_start(entry[:8]), entry[8:]
-                current = self._index.get(label)
-                if current is None:
-                    continue
-                if current <= at:
-                    self._index.delete(label)
-                    fired.append((at, *_parse(label)))
-                elif (moved := encode_start(current) + label) <= last:
-                    # Behind the drain's floor a put would not be found again before the next commit.
-                    heappush(waiting, moved)
-                else:
-                    self._due.put(moved, True)
-            self.next = self._first()
-            if fired:
-                return fired
-        return []
+        fired: list[tuple[int, bytes, str]] = []
+        while self.next <= watermark and len(fired) < count:
+            entry = heappop(self._near)
+            at, label = decode_start(entry[:8]), entry[8:]
+            self._due.delete(entry)
+            self._refill()
+            current = self._index.get(label)
+            if current is None:
+                continue  # cancelled, or fired already
+            if current > at:
+                self._put(encode_start(current) + label)
+            else:
+                self._index.delete(label)
+                fired.append((at, *_parse(label)))
+        return fired
 
 
 def _label(key: bytes, name: str) -> bytes:

@@ -21,7 +21,7 @@ import msgspec
 from streams.core.batch import Batch, Origin
 from streams.core.context import Ambient, ambient
 from streams.core.mapping import describe_failure
-from streams.errors import AgentStuck
+from streams.errors import AgentStuck, ConfigurationError
 from streams.operators.agent import REQUEST_HEADER, AgentWork, Reply, Request, decode_request
 
 NOTHING = -1
@@ -213,7 +213,7 @@ class _Lane:
         if self.current != NOTHING:
             self._failed(RuntimeError("the agent returned before its events were done; loop `async for` over them"))
             return
-        raise RuntimeError(f"agent {self._work.node.name} returned; loop over its events with `async for`")
+        raise ConfigurationError(f"agent {self._work.node.name} returned; loop over its events with `async for`")
 
     async def _feed(self) -> AsyncGenerator[Any, None]:
         here = self._here
@@ -268,7 +268,9 @@ class _Lane:
     def _meet_policy(self, batch: Batch, index: int, error: Exception) -> None:
         node = self._work.node
         failures, where = self._work.context.failures, batch.rows[index]
-        failures.handle(batch.origin, where, error, f"agent {node.name}", node.policy, batch.keys[index])
+        failures.handle(
+            batch.origin, where, error, f"agent {node.name}", node.policy, batch.keys[index], batch.times[index]
+        )
 
     def describe(self, deadline_s: float) -> str:
         """Where a lane that doesn't come back stands."""

@@ -16,10 +16,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import cast
 
 from streams.core.batch import NEVER
 from streams.core.capability import GuaranteeName
-from streams.core.checkpoint import claimed, decode_checkpoint, encode_checkpoint
+from streams.core.checkpoint import claimed, decode_checkpoint, encode_checkpoint, partition_key
 from streams.core.graph import SourceNode, Subtopology
 from streams.core.log import Append, Commit, Log, Reader, TaskWriter
 from streams.core.record import TopicPartition
@@ -82,7 +83,8 @@ class Driver:
         self.id = subtopology.task_id(partition)
         self.phase = Phase.CLAIMING
         self.task: Task | None = None
-        self.progress_at: float = 0.0
+        self.progress_at: float = 0.0  # when it last got on with its work
+        self.turn_at: float = 0.0  # when it last came round to look for some
         self._services = services
         self._subtopology = subtopology
         self._partition = partition
@@ -94,6 +96,11 @@ class Driver:
         self._commit_at: float | None = None
         self._seen_counts: dict[str, int] = {}
         self._commits = 0
+        lost = {cast(SourceNode, node).on_lost for node in subtopology.sources}
+        self._on_lost = "earliest" if "earliest" in lost else "fail"
+        self._reader: Reader | None = None
+        self._restored_until = -1
+        self._worked = True
 
     def stop(self) -> None:
         """Ask the task to commit and let go; ``run`` returns soon after."""
@@ -101,12 +108,14 @@ class Driver:
 
     @property
     def lag(self) -> int:
-        """Offsets between the committed positions and the ends of the inputs as last known."""
-        task = self.task
-        if task is None:
+        """Offsets between the committed positions and the ends of the inputs as the reader knows them now."""
+        task, reader = self.task, self._reader
+        if task is None or reader is None:
             return 0
+        ends = reader.ends()
+        committed = task.checkpoint.positions
         return sum(
-            each.position.distance(task.ends[each.partition]) for each in task.inputs if each.partition in task.ends
+            committed[partition_key(at)].distance(end) for at, end in ends.items() if partition_key(at) in committed
         )
 
     async def run(self) -> None:
@@ -121,15 +130,18 @@ class Driver:
                 # Whoever fenced it runs it now.  While this worker is still told to run it, it tries again, slowly.
                 logger.info("task %s: %s", self.id, error)
                 await self._pause(FENCED_PAUSE_S)
-            except StoreCorrupt as error:
-                logger.warning("task %s: its store is set aside and rebuilt from the log: %s", self.id, error)
-                self._services.stores.set_aside(self.id)
+            except PositionLost as error:
+                if self._on_lost != "earliest":
+                    raise
+                logger.warning("task %s goes on from the first record that is left: %s", self.id, error)
             except RetryableError as error:
                 restarts = 0 if self._commits > committed_before + 1 else restarts + 1
                 self._services.metrics.of(self._services.metrics.restarts, self.id, 1)
                 if restarts > self._services.max_restarts or (isinstance(error, AgentStuck) and restarts > 1):
                     raise
                 logger.warning("task %s starts again from its last commit: %s", self.id, error)
+                if isinstance(error, StoreCorrupt):
+                    self._services.stores.set_aside(self.id)
                 await self._pause(min(5.0, 0.05 * 2**restarts))
         self.phase = Phase.RELEASED
 
@@ -143,6 +155,7 @@ class Driver:
         services = self._services
         loop = asyncio.get_running_loop()
         self.phase = Phase.CLAIMING
+        self.turn_at = self.progress_at = loop.time()
         store: Store | None = None
         reader: Reader | None = None
         try:
@@ -166,7 +179,7 @@ class Driver:
                 for name in self._subtopology.states
             }
             store = await restore(
-                services.log, services.stores, self.id, self._subtopology, changelogs, checkpoint, services.progress
+                services.log, services.stores, self.id, self._subtopology, changelogs, checkpoint, self._restored
             )
             self.task = task = Task(
                 self._subtopology, self._partition, plan=services.plan, checkpoint=checkpoint, store=store
@@ -179,7 +192,7 @@ class Driver:
             self.phase = Phase.RUNNING
             self.progress_at = loop.time()
             positions = {each.partition: each.position for each in task.inputs}
-            reader = open_reader(services.foreign, services.log, positions)
+            reader = self._reader = open_reader(services.foreign, services.log, positions)
             await self._work(task, reader)
         except PositionLost as error:
             await self._check_owner(error)
@@ -214,6 +227,7 @@ class Driver:
         for agent in self._agents:
             await agent.close()
         self._agents = []
+        self._reader = None
         self.task = None
         if store is not None:
             store.close()
@@ -228,6 +242,7 @@ class Driver:
     async def _work(self, task: Task, reader: Reader) -> None:
         services, loop = self._services, asyncio.get_running_loop()
         while not self._stop.is_set():
+            self.turn_at = loop.time()
             wanted = task.wanted()
             if wanted:
                 for fetched in await reader.fetch(
@@ -243,8 +258,8 @@ class Driver:
             await self._commit(task)
 
     def _wait_s(self, task: Task, now: float) -> float:
-        """How long to wait for records: not at all while there is work, else until something else is due."""
-        if any(each.waiting for each in task.inputs) or task.advancing is not None or task.must_commit:
+        """How long to wait for records: not at all after a turn that found work, else until something else is due."""
+        if self._worked or task.must_commit:
             return 0.0
         if self._commit_at is not None:
             return max(0.0, min(MAX_WAIT_S, self._commit_at - now))
@@ -254,7 +269,7 @@ class Driver:
         """Work on what is buffered, and commit when it is time."""
         until = loop.time() + TURN_S
         while not self._stop.is_set():
-            worked = False if task.must_commit else task.step()
+            worked = self._worked = False if task.must_commit else task.step()
             if worked:
                 self.progress_at = loop.time()
             await self._settle(task)  # whether or not a step was made: what the clock made due is mail as well
@@ -282,6 +297,12 @@ class Driver:
                     await agent.run(self._progress)
             task.pace(asyncio.get_running_loop().time() - started, self._services.commit_interval_s)
             task.check_bounds()
+
+    def _restored(self, task: str, done: int, total: int) -> None:
+        if done != self._restored_until:
+            self._restored_until = done
+            self.turn_at = self.progress_at = asyncio.get_running_loop().time()
+        self._services.progress(task, done, total)
 
     def _progress(self) -> None:
         self.progress_at = asyncio.get_running_loop().time()

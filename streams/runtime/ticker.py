@@ -7,6 +7,7 @@ tick's record.  Ticks that were missed while no worker ran are made up by one ti
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 
@@ -28,27 +29,36 @@ LONGEST_SLEEP_S = 1.0
 class Ticker:
     """Runs the durable timers of an app."""
 
-    def __init__(self, task: str, timers: Sequence[Timer], log: Log, clock: Clock, topology: int) -> None:
+    def __init__(self, task: str, timers: Sequence[Timer], log: Log, clock: Clock, slot: int, topology: int) -> None:
         self.id = task
         self._timers = [timer for timer in timers if timer.topic is not None]
         self._log = log
         self._clock = clock
+        self._slot = slot
         self._topology = topology
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Ask the ticker to let go; ``run`` returns soon after."""
+        self._stop.set()
 
     async def run(self) -> None:
-        """Tick until cancelled or fenced."""
-        while self._timers:
+        """Tick until stopped.  Fenced, it claims again for as long as it is assigned here."""
+        while not self._stop.is_set():
             try:
                 await self._live()
-            except Fenced as error:
-                logger.info("%s: %s", self.id, error)
-                return
             except RetryableError as error:
-                logger.warning("%s starts again: %s", self.id, error)
-                await asyncio.sleep(LONGEST_SLEEP_S)
+                level = logging.INFO if isinstance(error, Fenced) else logging.WARNING
+                logger.log(level, "%s starts again: %s", self.id, error)
+                await self._sleep(LONGEST_SLEEP_S)
+
+    async def _sleep(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
 
     async def _live(self) -> None:
-        writer = await self._log.fence(self.id, 0)
+        writer = await self._log.fence(self.id, self._slot)
         try:
             previous = decode_checkpoint(writer.checkpoint) if writer.checkpoint is not None else None
             checkpoint = claimed(previous, log_id=self._log.identity, topology=self._topology)
@@ -56,7 +66,7 @@ class Ticker:
             last = {timer.name: checkpoint.facts.get(timer.name, now) for timer in self._timers}
             checkpoint = msgspec.structs.replace(checkpoint, facts=last)
             await writer.commit(Commit(encode_checkpoint(checkpoint)))
-            while True:
+            while not self._stop.is_set():
                 now = self._clock.now_ms()
                 appends = []
                 facts = dict(checkpoint.facts)
@@ -71,7 +81,7 @@ class Ticker:
                     checkpoint = _next(checkpoint, facts)
                     await writer.commit(Commit(encode_checkpoint(checkpoint), appends))
                 soonest = min(timer.next_after(max(facts[timer.name], now)) for timer in self._timers)
-                await asyncio.sleep(min(LONGEST_SLEEP_S, max(0.001, (soonest - self._clock.now_ms()) / 1000)))
+                await self._sleep(min(LONGEST_SLEEP_S, max(0.001, (soonest - self._clock.now_ms()) / 1000)))
         finally:
             await writer.close()
 

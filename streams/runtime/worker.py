@@ -28,7 +28,7 @@ from streams.core.task import Plan
 from streams.core.topology import TopologyRecord, resolve_topology, slot_of
 from streams.dsl.agent import Agent
 from streams.dsl.app import App
-from streams.dsl.blueprint import changelog_topic
+from streams.dsl.blueprint import TICKER, changelog_topic
 from streams.dsl.schema import incompatibility
 from streams.dsl.timer import Timer
 from streams.errors import LogUnavailable, StreamsError, TopicMismatch
@@ -87,6 +87,8 @@ class Worker:
         self._connect = connect
         self._foreign: dict[str, Log] = {}
         self.deliveries: dict[str, Delivery] = {}
+        self.ticker: Ticker | None = None
+        self._assigned = False
         self._requests = Requests(log, clock)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._background: list[asyncio.Task[None]] = []
@@ -118,8 +120,6 @@ class Worker:
                 await hook()
             self._spawn("assignments", self._follow_assignments())
             self._spawn("housekeeping", self._keep_house())
-            ticker = Ticker(f"{self.app.name}.ticker", self.app.timers, self.log, self._clock, self.app.version)
-            self._spawn("ticker", ticker.run())
             for timer in self.app.timers:
                 if timer.topic is None:
                     self._spawn(f"timer {timer.name}", self._tick_here(timer))
@@ -166,8 +166,9 @@ class Worker:
             start = resolve_topology(previous, self.blueprint.record, incompatibility)
             for change in start.changes:
                 logger.warning("app %s: %s", self.app.name, change)
+            former = slot_of(previous.slots) if previous is not None else {}
             for task in start.fence:
-                await (await self.log.fence(task, 0)).close()
+                await (await self.log.fence(task, former[task])).close()
             removed = [*start.removed_topics, *(changelog_topic(self.app.name, name) for name in start.removed_stores)]
             if removed:
                 await self.log.delete_topics(removed)
@@ -217,14 +218,21 @@ class Worker:
                 self.deliveries.pop(task, None)
             for task in sorted(wanted - self._running.keys()):
                 self._running[task] = self._start(f"task {task}", self._make(services, task).run())
+            self._assigned = True
 
-    def _at_work(self, task: str) -> Driver | Delivery:
+    def _at_work(self, task: str) -> Driver | Delivery | Ticker:
+        if task == TICKER:
+            assert self.ticker is not None
+            return self.ticker
         driver = self.drivers.get(task)
         return driver if driver is not None else self.deliveries[task]
 
-    def _make(self, services: Services, task: str) -> Driver | Delivery:
-        """The driver of a task, or the delivery of an outbox's partition."""
+    def _make(self, services: Services, task: str) -> Driver | Delivery | Ticker:
+        """What runs a task: a driver, the delivery of an outbox's partition, or the ticker."""
         slot = self._slots[task]
+        if task == TICKER:
+            self.ticker = Ticker(task, self.app.timers, self.log, self._clock, slot, self.app.version)
+            return self.ticker
         for outbox in self.blueprint.outboxes:
             if task in outbox.task_ids:
                 target = self._foreign[outbox.target.name]
@@ -234,6 +242,8 @@ class Worker:
                 return made
         subtopology, partition = self.blueprint.subtopology_of_task(task)
         driver = self.drivers[task] = self._make_driver(services, subtopology, partition, slot)
+        # Its coroutine hasn't begun yet: without this, housekeeping might find it to have hung since time began.
+        driver.turn_at = driver.progress_at = asyncio.get_running_loop().time()
         return driver
 
     def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
@@ -313,13 +323,23 @@ class Worker:
         return consumed
 
     def stuck(self, now: float, deadline_s: float) -> list[str]:
-        """One line for each running task that has records to read and makes no progress."""
-        return [
-            f"task {driver.id} has made no progress for {now - driver.progress_at:.0f} s while {driver.lag} records "
-            f"wait for it; look at what its operators wait for"
-            for driver in self.drivers.values()
-            if driver.phase is Phase.RUNNING and driver.lag and now - driver.progress_at > deadline_s
-        ]
+        """One line for each task that makes no progress: with records to read, or not coming round at all."""
+        lines = []
+        for driver in self.drivers.values():
+            still_s = now - driver.progress_at
+            if driver.phase is Phase.RELEASED:
+                continue
+            if now - max(driver.turn_at, driver.progress_at) > deadline_s:
+                lines.append(
+                    f"task {driver.id} has hung for {still_s:.0f} s while {driver.phase.value}; look at what its log, "
+                    f"its store and its operators wait for"
+                )
+            elif driver.phase is Phase.RUNNING and driver.lag and still_s > deadline_s:
+                lines.append(
+                    f"task {driver.id} has made no progress for {still_s:.0f} s while {driver.lag} records wait for "
+                    f"it; look at what its operators wait for"
+                )
+        return lines
 
     async def _tick_here(self, timer: Timer) -> None:
         while True:
@@ -333,7 +353,7 @@ class Worker:
     def caught_up(self) -> bool:
         """Every task runs, and has committed everything that it knows of."""
         return (
-            bool(self.drivers)
+            self._assigned
             and all(
                 driver.phase is Phase.RUNNING and driver.task is not None and driver.task.caught_up
                 for driver in self.drivers.values()

@@ -103,6 +103,6 @@ def as_workload(given: Workload | Iterable[tuple[Any, ...]]) -> Workload:
         for topic, key, value, *rest in rows:
             await client.send(topic, value, key=key, timestamp=rest[0] if rest else None)
             if client.random.random() < 0.2:
-                await client.sleep(client.random.randint(1, 300))
+                await client.sleep(client.random.randint(1, 300) / 1000)
 
     return send_all
