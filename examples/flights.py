@@ -27,8 +27,9 @@ import csv
 import importlib.util
 import io
 import shutil
+import sys
 import zipfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -160,7 +161,7 @@ def flight(event: Departure | Arrival) -> str:
     return event.flight
 
 
-@app.agent(flown.merge(landed).key_by(flight, value=Departure | Arrival))
+@app.agent(flown.merge(landed).key_by(flight, value=Departure | Arrival, name="by-flight"))
 async def pair(reports: AsyncIterator[Departure | Arrival]) -> AsyncIterator[Leg]:
     """Find the departure and the arrival of each flight, in whichever order they come."""
     async for report in reports:
@@ -264,7 +265,7 @@ class Replay:
     max_lag: int = 20_000
     sent: int = 0
     time: int = 0
-    passed_over: dict[str, int] = field(default_factory=dict)
+    passed_over: dict[str, int] = field(default_factory=dict[str, int])
 
     async def run(self) -> None:
         if not await self.held(airlines.name):
@@ -304,7 +305,7 @@ def lag(worker: Worker) -> int:
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[Worker]:
+async def running(folder: Path) -> AsyncGenerator[Worker]:
     """The app at work in this process, on a log in `folder`."""
     log = EmbeddedLog(f"embedded:{folder}")
     stores = RocksStores(folder / "state" / app.name)  # where `streams worker` has them as well
@@ -385,7 +386,7 @@ class Line:
     worst_delay: int = 0
     made_up: float = 0.0
     """Minutes won back on the way, on average."""
-    hours: dict[int, tuple[int, int]] = field(default_factory=dict)
+    hours: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
     """Hour of the day → (flights, their delays added up)."""
 
     @property
@@ -477,7 +478,7 @@ def plot(lines: list[Line], file: Path, when: str) -> bool:
             everyone[hour] = (known[0] + flights, known[1] + total)
     columns = 4
     rows = -(-len(lines) // columns)
-    figure = Figure(figsize=(12, 1.2 + 2.1 * rows), layout="constrained", facecolor="white")
+    figure: Any = Figure(figsize=(12, 1.2 + 2.1 * rows), layout="constrained", facecolor="white")
     for panel, line in zip_longest(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat, lines):
         if line is None:
             panel.set_axis_off()
@@ -536,6 +537,8 @@ def main() -> None:
         console.print(f"delay by hour of the day: {picture}")
     else:
         console.print("for a plot: pip install matplotlib")
+    look = f"streams tables on_the_way -A {sys.argv[0]} --log embedded:{folder}"
+    console.print(f"flights that left and never came: {look}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def flights_result(month: int | None = None) -> dict[str, Any]:
             flown[row["carrier"]].append((row["hour"], int(row["dep_delay"])))
             if row["arr_delay"] != "NA":
                 legs[row["carrier"]].append(int(row["dep_delay"]) - int(row["arr_delay"]))
-    lines = []
+    lines: list[dict[str, Any]] = []
     for carrier, departures in flown.items():
         hours: dict[str, tuple[int, int]] = {}
         for hour, delay in departures:

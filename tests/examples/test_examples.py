@@ -45,6 +45,14 @@ def test_an_example_is_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= MAX_LINES
 
 
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_the_command_line_finds_the_app_of_an_example(path: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", "-m", "streams", "topology", "-A", str(path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("app ")
+
+
 def test_the_list_of_examples_names_each_of_them() -> None:
     listed = (EXAMPLES / "README.md").read_text()
     assert [path.name for path in EXAMPLES.glob("*.py") if f"({path.name})" not in listed] == []
