@@ -67,7 +67,7 @@ def where(error: BaseException) -> str:
 
 
 def _is_users(filename: str) -> bool:
-    if filename.startswith("<"):
+    if not os.path.isfile(filename):  # <frozen importlib>, or compiled code with the name of its source
         return False
     path = str(Path(filename).resolve())
     return not path.startswith((_OWN, *_ROOMS, *_LIBRARY))
