@@ -10,8 +10,8 @@ stream's policy goes on, or when somebody asked: then the error is the answer.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
+import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any
 from zlib import crc32
@@ -24,8 +24,12 @@ from streams.core.mapping import describe_failure
 from streams.errors import AgentStuck, ConfigurationError
 from streams.operators.agent import REQUEST_HEADER, AgentWork, Reply, Request, decode_request
 
+logger = logging.getLogger("streams")
+
 NOTHING = -1
 """The index of no event: the lane waits for more."""
+CLOSE_TIMEOUT_S = 5.0
+"""How long an agent that was cancelled may take to end."""
 REMEMBERED_REQUESTS = 10_000
 """How many answered requests a task remembers for each agent."""
 
@@ -146,6 +150,7 @@ class _Lane:
         self._runner = runner
         self._work = runner.work
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
         self._given: asyncio.Future[None] | None = None
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._events: Iterator[tuple[int, int, Any]] = iter(())
@@ -187,7 +192,7 @@ class _Lane:
     async def _live(self) -> None:
         ambient.set(self._here)
         try:
-            while True:
+            while not self._closed:
                 await self._once()
         except Exception as error:
             if not self.done.done():
@@ -206,6 +211,8 @@ class _Lane:
             else:
                 await running
         except Exception as error:
+            if self._closed:
+                return  # raised on its way out: the event was not handled, and none may follow
             self._failed(error)
             return
         finally:
@@ -286,10 +293,16 @@ class _Lane:
         )
 
     async def close(self) -> None:
+        """End the agent's run; one that doesn't end when it is cancelled is left behind, and said to be."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):  # our own: the lane ends here
-                await self._task
+            _, left = await asyncio.wait({self._task}, timeout=CLOSE_TIMEOUT_S)
+            if left:
+                logger.warning(
+                    "agent %s doesn't end when it is cancelled and is left behind; let CancelledError pass",
+                    self._work.node.name,
+                )
 
 
 class _Memory:

@@ -539,10 +539,11 @@ def test_what_a_stuck_agent_did_before_is_not_committed() -> None:
         assert again.table("t") == {"k": 3}
 
 
-def test_an_agent_that_fails_while_it_is_cancelled_does_not_keep_the_task_from_letting_go() -> None:
+@pytest.mark.parametrize("on_error", ["fail", "skip"])
+def test_an_agent_that_fails_while_it_is_cancelled_does_not_keep_the_task_from_letting_go(on_error: Any) -> None:
     app = App("a", barrier_timeout="5s")
 
-    @app.agent("in")
+    @app.agent(app.stream("in", on_error=on_error))
     async def rude(events: Events) -> None:
         async for _ in events:
             try:
