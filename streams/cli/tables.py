@@ -133,7 +133,7 @@ async def _restored(app: App, log: Log, table: str, opened: ExitStack) -> TableR
     from streams.core.task import assign_prefixes
     from streams.dsl.blueprint import changelog_topic
     from streams.runtime.process import state_directory
-    from streams.runtime.restore import restore
+    from streams.runtime.restore import Restoration, restore
     from streams.runtime.stores import RocksStores
     from streams.runtime.tables import TableReader
 
@@ -142,6 +142,7 @@ async def _restored(app: App, log: Log, table: str, opened: ExitStack) -> TableR
     stores = RocksStores(state_directory(app, log) or Path(".streams"))
     held: dict[str, KeyedState[Any]] = {}
     wanted = [each for each in blueprint.subtopologies if view is not None and view.state.name in each.states]
+    topics = await log.topics()
     with RestoreProgress() as progress:
         for subtopology in wanted:
             for partition in range(subtopology.partitions):
@@ -149,10 +150,13 @@ async def _restored(app: App, log: Log, table: str, opened: ExitStack) -> TableR
                 stored = await log.checkpoint(task)
                 if stored is None or view is None:
                     raise LogUnavailable(f"app {app.name} hasn't run on {log.url} yet, so its tables hold nothing")
-                changelogs = {
-                    state: TopicPartition(changelog_topic(app.name, state), partition) for state in subtopology.states
-                }
-                store = await restore(log, stores, task, subtopology, changelogs, decode_checkpoint(stored), progress)
+                names = {state: changelog_topic(app.name, state) for state in subtopology.states}
+                changelogs = {state: TopicPartition(topic, partition) for state, topic in names.items()}
+                identities = {state: topics[topic].identity for state, topic in names.items()}
+                checkpoint = decode_checkpoint(stored)
+                store = await restore(
+                    Restoration(log, stores, task, subtopology, changelogs, identities, checkpoint, progress)
+                )
                 opened.callback(store.close)
                 number = assign_prefixes(store.state, subtopology.states)[view.state.name]
                 spec = view.state

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["tail"]
 
 CHUNK_RECORDS = 1000
+LOOK_S = 1.0
+"""How often a tail that follows looks while no worker runs."""
 
 
 class Shown(NamedTuple):
@@ -65,24 +67,41 @@ class _Wanted(NamedTuple):
 
 
 async def _tail(url: str, topic: str, wanted: _Wanted, json: bool) -> None:
-    from streams.cli.access import reach
+    from streams.cli.access import is_local, reach
+    from streams.errors import LogUnavailable
+
+    positions: dict[TopicPartition, Position] = {}
+    show = _Printer(topic, json, wanted.records if wanted.start is not None else None)
+    while True:
+        try:
+            async with reach(url) as log:
+                bounds = await _bounds(log, url, topic, wanted.partition)
+                if not positions:
+                    positions = await _positions(log, bounds, wanted)
+                # Whoever has the log open keeps a worker from starting: without one, look and let go again.
+                stay = wanted.follow and not is_local(log)
+                await _show(log, positions, {at: each.end for at, each in bounds.items()}, show, stay)
+        except LogUnavailable:
+            if not wanted.follow or not positions:
+                raise
+        if not wanted.follow or show.done:
+            return
+        await asyncio.sleep(LOOK_S)
+
+
+async def _bounds(log: ToolLog, url: str, topic: str, partition: int | None) -> dict[TopicPartition, Bounds]:
+    """First and end of the partitions to show.  Raises ConfigurationError where there is no such topic."""
     from streams.core.record import TopicPartition
 
-    async with reach(url) as log:
-        topics = await log.topics()
-        if topic not in topics:
-            known = ", ".join(sorted(name for name, info in topics.items() if info.spec.kind == "user")) or "none yet"
-            raise ConfigurationError(f"{url} has no topic {topic!r}; its topics: {known}")
-        partitions = range(topics[topic].spec.partitions)
-        if wanted.partition is not None and wanted.partition not in partitions:
-            raise ConfigurationError(f"{topic} has the partitions 0 to {partitions[-1]}, not {wanted.partition}")
-        chosen = partitions if wanted.partition is None else [wanted.partition]
-        bounds = dict(await log.bounds([TopicPartition(topic, number) for number in chosen]))
-        ends = {at: each.end for at, each in bounds.items()}
-        positions = await _positions(log, bounds, wanted)
-        left = wanted.records if wanted.start is not None else None
-        show = _Printer(topic, json)
-        await _show(log, positions, ends, show, left, wanted.follow)
+    topics = await log.topics()
+    if topic not in topics:
+        known = ", ".join(sorted(name for name, info in topics.items() if info.spec.kind == "user")) or "none yet"
+        raise ConfigurationError(f"{url} has no topic {topic!r}; its topics: {known}")
+    partitions = range(topics[topic].spec.partitions)
+    if partition is not None and partition not in partitions:
+        raise ConfigurationError(f"{topic} has the partitions 0 to {partitions[-1]}, not {partition}")
+    chosen = partitions if partition is None else [partition]
+    return dict(await log.bounds([TopicPartition(topic, number) for number in chosen]))
 
 
 async def _positions(
@@ -169,35 +188,44 @@ async def _show(
     positions: dict[TopicPartition, Position],
     ends: dict[TopicPartition, Position],
     show: _Printer,
-    left: int | None,
-    follow: bool,
+    stay: bool,
 ) -> None:
+    """Print from ``positions``, which move on, to ``ends``; with ``stay`` go on with what comes."""
     reader = log.reader(positions)
     try:
         waiting = {at for at, position in positions.items() if not position.reached(ends[at])}
-        while (waiting or follow) and left != 0:
-            wanted = sorted(positions) if follow else sorted(waiting)
+        while (waiting or stay) and not show.done:
+            wanted = sorted(positions) if stay else sorted(waiting)
             chunk: list[Shown] = []
             for batch in await reader.fetch(wanted, max_records=CHUNK_RECORDS, wait_s=1.0):
-                end = ends[batch.partition].offset(batch.lane)
-                chunk.extend(record for record in _records(batch) if follow or record.offset < end)
-                if batch.next_offset >= end:
-                    waiting.discard(batch.partition)
+                at = batch.partition
+                # What came in behind the end is shown as well: it lies in the batch, and the position moves past it.
+                chunk.extend(_records(batch))
+                positions[at] = positions[at].advanced(batch.lane, batch.next_offset)
+                if positions[at].reached(ends[at]):
+                    waiting.discard(at)
             chunk.sort(key=lambda record: record.time_ms)
-            if left is not None:
-                chunk = chunk[:left]
-                left -= len(chunk)
             show(chunk)
     finally:
         await reader.close()
 
 
 class _Printer:
-    def __init__(self, topic: str, json: bool) -> None:
+    """Prints records, up to ``left`` of them; None for all."""
+
+    def __init__(self, topic: str, json: bool, left: int | None) -> None:
         self._topic = topic
         self._json = json
+        self._left = left
+
+    @property
+    def done(self) -> bool:
+        return self._left == 0
 
     def __call__(self, chunk: list[Shown]) -> None:
+        if self._left is not None:
+            chunk = chunk[: self._left]
+            self._left -= len(chunk)
         for record in chunk:
             if self._json:
                 headers = {name: json_value(value) for name, value in record.headers or ()}

@@ -27,7 +27,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     """What a task goes on from.
 
     log_id, epoch, number: the identity of the commit that wrote it.
-    history: (epoch, number of its first commit), the oldest first.
+    history: (epoch, number of its first commit), the oldest first.  claims: for each of them what makes it unlike any
+    other of the same epoch: after a lost tail the log may count the same epoch again.
     topology: version of the topology record under which it was written.
     positions: by "topic/partition", where reading goes on.  topics: topic → identity when first read.
     watermark: how far event time has come.  advancing: the watermark that closings in progress lead to, or None.
@@ -39,6 +40,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     epoch: int = 0
     number: int = 0
     history: tuple[tuple[int, int], ...] = ()
+    claims: tuple[str, ...] = ()
     topology: int = 1
     positions: dict[str, Position] = {}
     topics: dict[str, str] = {}
@@ -50,13 +52,19 @@ class Checkpoint(msgspec.Struct, frozen=True):
     def position(self, partition: TopicPartition) -> Position | None:
         return self.positions.get(partition_key(partition))
 
-    def made(self, epoch: int, number: int) -> bool:
-        """True when commit ``number`` of ``epoch`` is this checkpoint's commit or an ancestor of it."""
+    @property
+    def claim(self) -> str:
+        """What the current owner's claim was called."""
+        return self.claims[-1] if self.claims else ""
+
+    def made(self, epoch: int, number: int, claim: str = "") -> bool:
+        """True when commit ``number`` of ``epoch``, under ``claim``, is this checkpoint's or an ancestor of it."""
         for index, (made_epoch, first) in enumerate(self.history):
             if made_epoch == epoch:
                 later = self.history[index + 1 :]
                 last = later[0][1] - 1 if later else self.number
-                return first <= number <= last
+                same_claim = not claim or not self.claims or self.claims[index - len(self.history)] == claim
+                return same_claim and first <= number <= last
         return False
 
 
@@ -77,18 +85,14 @@ def partition_key(partition: TopicPartition) -> str:
     return f"{partition.topic}/{partition.partition}"
 
 
-def parse_partition_key(key: str) -> TopicPartition:
-    topic, _, partition = key.rpartition("/")
-    return TopicPartition(topic, int(partition))
-
-
-def claimed(previous: Checkpoint | None, *, log_id: str, topology: int) -> Checkpoint:
+def claimed(previous: Checkpoint | None, *, log_id: str, topology: int, claim: str = "") -> Checkpoint:
     """The checkpoint that a claim commits: the next epoch, and everything else as the last owner left it.
 
+    ``claim`` is a random name for it, a fact given by the runtime.
     Raises TopologyChanged when a newer version of the app has owned the task: it was fenced, and is left alone.
     """
     if previous is None:
-        return Checkpoint(log_id=log_id, epoch=1, number=1, history=((1, 1),), topology=topology)
+        return Checkpoint(log_id=log_id, epoch=1, number=1, history=((1, 1),), claims=(claim,), topology=topology)
     if previous.topology > topology:
         raise TopologyChanged(
             f"version {previous.topology} of the app has taken over, and this worker runs version {topology}; stop "
@@ -96,6 +100,7 @@ def claimed(previous: Checkpoint | None, *, log_id: str, topology: int) -> Check
         )
     epoch, number = previous.epoch + 1, previous.number + 1
     history = (*previous.history, (epoch, number))[-HISTORY:]
+    claims = (*previous.claims, claim)[-HISTORY:]
     return msgspec.structs.replace(
-        previous, log_id=log_id, epoch=epoch, number=number, history=history, topology=topology
+        previous, log_id=log_id, epoch=epoch, number=number, history=history, claims=claims, topology=topology
     )

@@ -214,18 +214,27 @@ def _mark(headers: tuple[tuple[str, bytes], ...] | None, value: bytes | None) ->
     return None
 
 
-def choose(inputs: Sequence[Input], behind: Callable[[Input], bool]) -> tuple[Input, int] | None:
+def choose(
+    inputs: Sequence[Input], behind: Callable[[Input], bool], *, requests_first: bool = True
+) -> tuple[Input, int] | None:
     """The input to take from, and the timestamp up to which it may be taken.
 
     The record with the lowest timestamp comes first.  An input that has nothing buffered but isn't at its end may
-    still hold a lower one (``behind``), so then there is nothing to choose yet.  Inputs that aren't aligned go first.
+    still hold a lower one (``behind``), so then there is nothing to choose yet.  Inputs that aren't aligned (requests)
+    take no part in that: they go first, or last, so that neither they nor the others wait for ever.
     """
+    asked = next((each for each in inputs if each.waiting and not each.aligned), None)
+    if asked is not None and requests_first:
+        return asked, FOREVER
+    chosen = _lowest([each for each in inputs if each.aligned], behind)
+    return chosen if chosen is not None or asked is None else (asked, FOREVER)
+
+
+def _lowest(inputs: Sequence[Input], behind: Callable[[Input], bool]) -> tuple[Input, int] | None:
+    if len(inputs) == 1:
+        return (inputs[0], FOREVER) if inputs[0].waiting else None
     heads = []
     for each in inputs:
-        if len(inputs) == 1 or not each.aligned:
-            if each.waiting:
-                return each, FOREVER
-            continue
         head = each.head_time()
         if head is not None:
             heads.append((head, each))

@@ -31,6 +31,8 @@ class Outputs:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        # The rest of a commit is for changelogs: what a window of small results closes with is as large as they are.
+        self._bytes_max = max(1, limits.max_commit_bytes // 2)
         self._columns: dict[TopicPartition, Records] = {}
         self.count = 0
         self.size_bytes = 0
@@ -74,12 +76,12 @@ class Outputs:
     @property
     def room(self) -> int:
         """How many more records this slice may produce; at least one, so that a slice always gets on."""
-        fit = (self._limits.max_commit_bytes - self.size_bytes) // self._record_bytes
+        fit = (self._bytes_max - self.size_bytes) // self._record_bytes
         return max(1, min(self._limits.max_commit_records - self.count, fit))
 
     @property
     def full(self) -> bool:
-        return self.count >= self._limits.max_commit_records or self.size_bytes >= self._limits.max_commit_bytes
+        return self.count >= self._limits.max_commit_records or self.size_bytes >= self._bytes_max
 
     def take(self) -> list[Append]:
         """Everything collected, in order of first use, and start anew."""

@@ -26,11 +26,15 @@ from streams.errors import PositionBeyondEnd, PositionLost, TopicRecreated
 
 @dataclass(frozen=True, slots=True)
 class ChangelogFacts:
-    """One changelog partition after the claim.  ``end`` is final, since only the claimant may write it."""
+    """One changelog partition after the claim.  ``end`` is final, since only the claimant may write it.
+
+    identity: of the topic.
+    """
 
     start: Position
     end: Position
     compaction_floor: Position
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +69,13 @@ def resolve_recovery(
         return Rebuild(None, whole)
     if store.log_id != checkpoint.log_id:
         return Rebuild(f"it belongs to log {store.log_id}, and this is {checkpoint.log_id}", whole)
-    if not checkpoint.made(store.epoch, store.number):
+    if not checkpoint.made(store.epoch, store.number, store.claim):
         return Rebuild(f"the log doesn't know its commit {store.number} of epoch {store.epoch}", whole)
     since: dict[str, Position] = {}
     for name, facts in changelogs.items():
         stands = store.changelogs.get(name, START)
+        if name in store.topics and store.topics[name] != facts.identity:
+            return Rebuild(f"the changelog of {name} was begun anew since", whole)
         if not facts.end.reached(stands):
             return Rebuild(f"it stands beyond the end of the changelog of {name}", whole)
         if not stands.reached(facts.compaction_floor) and not stands.reached(facts.end):

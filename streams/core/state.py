@@ -166,7 +166,7 @@ class KeyedState(Generic[V]):
             if key == last:
                 continue
             last = key
-            cached = self.values[key] if source == 0 else self.values.get(key, self._decode(value))
+            cached = self.values[key] if source == 0 or key in self.values else self._decode(value)
             if cached is not None:
                 yield key, cached
 

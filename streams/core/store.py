@@ -24,7 +24,9 @@ class StoreState(msgspec.Struct, frozen=True):
     """Which commit the contents stand for: written in one write with them.
 
     log_id, epoch, number: the identity of the commit (protocol 7).
+    claim: what the claim was called under which it was made.
     changelogs: by state name, the changelog position behind the last applied record.
+    topics: by state name, the identity of its changelog; of another one the position would mean nothing.
     prefixes: by state name, the number that its keys are stored under.
     """
 
@@ -33,6 +35,8 @@ class StoreState(msgspec.Struct, frozen=True):
     number: int
     changelogs: dict[str, Position] = {}
     prefixes: dict[str, int] = {}
+    topics: dict[str, str] = {}
+    claim: str = ""
 
 
 @dataclass(slots=True)

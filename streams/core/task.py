@@ -101,16 +101,27 @@ class Mailbox(Protocol):
 
 
 class Task:
-    """Belongs to one claim; after any error it is thrown away and built anew from the checkpoint."""
+    """Belongs to one claim; after any error it is thrown away and built anew from the checkpoint.
+
+    identities: by state name, the identity of its changelog topic.
+    """
 
     def __init__(
-        self, subtopology: Subtopology, partition: int, *, plan: Plan, checkpoint: Checkpoint, store: Store
+        self,
+        subtopology: Subtopology,
+        partition: int,
+        *,
+        plan: Plan,
+        checkpoint: Checkpoint,
+        store: Store,
+        identities: Mapping[str, str] | None = None,
     ) -> None:
         self.id = subtopology.task_id(partition)
         self.partition = partition
         self.checkpoint = checkpoint
         self._plan = plan
         self._store = store
+        self._identities = dict(identities or {})
         self._prefixes = assign_prefixes(store.state, subtopology.states)
         self.states: dict[str, State] = {name: self._open(spec, store) for name, spec in subtopology.states.items()}
         self.outputs = Outputs(plan.limits)
@@ -131,6 +142,7 @@ class Task:
         self.dirty = False
         self.records_in = 0
         self._piece_records = 1 if needs_record_order(subtopology.nodes) else plan.piece_records
+        self._requests_first = True
         self._piece_rows = min(16, self._piece_records)  # it doubles: what the first records expand to isn't known yet
         self._spread = 1.0
         self._weighed = False
@@ -255,10 +267,11 @@ class Task:
             self.dirty = True
             if self._move_watermark():
                 return True
-        chosen = choose(self.inputs, self._behind)
+        chosen = choose(self.inputs, self._behind, requests_first=self._requests_first)
         if chosen is None:
             return moved
         source, before = chosen
+        self._requests_first = source.aligned
         until = self._next_timer(source)
         if until < FOREVER and self._reach(source, until):
             return True
@@ -275,7 +288,8 @@ class Task:
 
     def _rows(self) -> int:
         """How many rows may be taken so that what follows from them fits into the commit, as far as can be told."""
-        return max(1, min(self._piece_rows, int(self.outputs.room / self._spread)))
+        dirty = sum(state.dirty_count for state in self.states.values())
+        return max(1, min(self._piece_rows, int(self.outputs.room / self._spread), self._dirty_bound - dirty))
 
     def _next_timer(self, source: Input) -> int:
         """From which timestamp on a record of ``source`` makes a timer due; FOREVER if it can't."""
@@ -291,7 +305,7 @@ class Task:
         before = self.watermark
         if piece.times:
             source.watermark.observe(max(piece.times))
-        after = self._target() if source.timed else before
+        after = combine(self._watermarks, before) if source.timed else before
         others = [each.watermark for each in self._watermarks if each is not source.watermark and not each.idle]
         origin = Origin(
             piece.fetched,
@@ -333,15 +347,8 @@ class Task:
         if self.outputs.full or sum(state.dirty_count for state in self.states.values()) >= self._dirty_bound:
             self.must_commit = True
 
-    def _target(self) -> int:
-        """How far event time may come: as far as all inputs allow, but not past what an operator holds back."""
-        target = combine(self._watermarks, self.watermark)
-        if self._holding:
-            target = max(self.watermark, min(target, *(holding() for holding in self._holding)))
-        return target
-
     def _move_watermark(self) -> bool:
-        after = self._target()
+        after = combine(self._watermarks, self.watermark)
         if after <= self.watermark:
             return False
         self._begin_advance(after)
@@ -364,6 +371,7 @@ class Task:
         while (due := self._next_deadline()) <= watermark:
             # A timer may set another one that is due before the watermark: it fires at its own time, not behind it.
             step = watermark if len(self._timed) == 1 and not self._ordered else due
+            self.context.watermark = max(self.context.watermark, due - 1)
             for each, delay in self._timed:
                 if not each.advance(step - delay):
                     self.must_commit = True
@@ -383,7 +391,8 @@ class Task:
         return self._marked_at_ms is None or now_ms - self._marked_at_ms >= self._plan.watermark_interval_ms
 
     def _mark(self) -> tuple[int, bool]:
-        return self.watermark, all(each.idle for each in self._watermarks)
+        held = min((holding() for holding in self._holding), default=FOREVER)
+        return max(NEVER, min(self.watermark, held)), all(each.idle for each in self._watermarks)
 
     def capture(self, now_ms: int) -> Captured:
         """Everything since the last commit, as one.  Nothing may be processed until it is committed."""
@@ -428,8 +437,8 @@ class Task:
     def _weigh(self, changes: Mapping[str, list[tuple[bytes, Changes]]]) -> None:
         """Learn how large changed states are, which bounds how many may wait for a commit."""
         puts = [put for parts in changes.values() for _, each in parts for put in each.puts[:64]]
+        self._weighed = self._weighed or bool(changes)
         if puts:
-            self._weighed = True
             mean = sum(len(key) + len(value) for key, value in puts) // len(puts)
             self._change_bytes = max(64, mean, self._change_bytes // 2)
 
@@ -471,7 +480,9 @@ class Task:
     def store_state(self, changelogs: Mapping[str, Position]) -> StoreState:
         """The identity that the store's contents stand for."""
         made = self.checkpoint
-        return StoreState(made.log_id, made.epoch, made.number, dict(changelogs), self._prefixes)
+        return StoreState(
+            made.log_id, made.epoch, made.number, dict(changelogs), self._prefixes, self._identities, made.claim
+        )
 
 
 def fan_out(children: Sequence[Emit]) -> Emit:

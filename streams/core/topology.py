@@ -78,7 +78,9 @@ def resolve_topology(
             f"log; deploy the newer code, or set version={previous.version + 1} to go back on purpose"
         )
     conflicts, lost_stores, lost_topics = _conflicts(previous, current, incompatibility)
-    record = msgspec.structs.replace(current, slots=_slots(previous, current))
+    record = msgspec.structs.replace(
+        current, slots=_slots(previous, current), sources={**previous.sources, **current.sources}
+    )
     if conflicts and current.version == previous.version:
         raise TopologyChanged(
             f"app {current.app!r} doesn't fit what it left on the log: {'; '.join(conflicts)}. Choose one: give the "

@@ -46,7 +46,7 @@ class Agent(Generic[K, V]):
     def __repr__(self) -> str:
         return f"Agent({self.name!r})"
 
-    async def ask(self, value: V, *, key: K | None = None, timeout: Duration = "30s") -> Any:
+    async def ask(self, value: V, *, key: K | None = None, timeout: Duration = "10s") -> Any:
         """Send a request and wait for what the agent yields for it (None if nothing, a list if more than one).
 
         The reply comes after the commit of its effects.  ``key`` decides the task; where the stream has a key_by right

@@ -141,7 +141,8 @@ class _ProcessWork:
         state, user = self._state, self._user
         current = state.get(key)
         before = None
-        if current is None:
+        absent = current is None
+        if absent:
             current = self._node.initial()
         elif self._node.policy.action != "fail":
             before = self._node.state.encode(current)
@@ -155,8 +156,10 @@ class _ProcessWork:
         except Exception:
             state.values[key] = None if before is None else self._node.state.decode(before)
             raise
-        state.values[key] = None if current == self._fresh else current
-        state.dirty.add(key)
+        if current != self._fresh:
+            state.put(key, current)
+        elif not absent:
+            state.delete(key)
         for name, at in user._timers:
             if at is None:
                 self._timers.cancel(key, name)

@@ -6,7 +6,7 @@ is really due.  Moving a timer to a later time only touches the index; the entry
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from heapq import heappop, heappush, nsmallest
 from itertools import islice
 from typing import Any
 
@@ -52,6 +52,9 @@ class Timers:
         self._due.put(entry, True)
         if self._horizon is None or entry < self._horizon:
             heappush(self._near, entry)
+            if len(self._near) > 4 * AT_ONCE:  # the later ones are read again from the store when their time comes
+                self._near = nsmallest(AT_ONCE, self._near)
+                self._horizon = self._near[-1] + b"\x00"
 
     def set(self, key: bytes, name: str, at: int, watermark: int) -> None:
         """Set or move the timer ``name`` of ``key``.  One in the past fires as soon as event time moves on.

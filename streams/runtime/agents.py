@@ -85,7 +85,7 @@ class AgentRunner:
         while busy:
             before = [lane.current for lane in busy]
             waited = [lane.done for lane in busy]
-            await asyncio.wait(waited, timeout=self._barrier_timeout_s)
+            await asyncio.wait(waited, timeout=self._barrier_timeout_s, return_when=asyncio.FIRST_EXCEPTION)
             for lane, done, event in zip(busy, waited, before, strict=True):
                 if done.done():
                     done.result()
@@ -99,7 +99,7 @@ class AgentRunner:
             return [(self._lanes[0], range(len(batch)))]
         dealt: list[list[int]] = [[] for _ in self._lanes]
         for index, key in enumerate(batch.keys):
-            dealt[crc32(key or b"") % len(dealt)].append(index)
+            dealt[(index if key is None else crc32(key)) % len(dealt)].append(index)
         return [(lane, indexes) for lane, indexes in zip(self._lanes, dealt, strict=True) if indexes]
 
     def _collect(self, batch: Batch, lanes: list[tuple[_Lane, Sequence[int]]]) -> None:
@@ -107,6 +107,8 @@ class AgentRunner:
         values: list[Any] = []
         for lane, _ in lanes:
             made_by, made, answers = lane.take()
+            if NOTHING in made_by:
+                raise ConfigurationError(f"agent {self.work.node.name} yielded outside of its loop over the events")
             indexes.extend(made_by)
             values.extend(made)
             for request, reply in answers:
@@ -147,7 +149,6 @@ class _Lane:
     """One run of the agent's function, and what it made of the events given to it."""
 
     def __init__(self, runner: AgentRunner) -> None:
-        self._runner = runner
         self._work = runner.work
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -282,7 +283,7 @@ class _Lane:
     def describe(self, deadline_s: float) -> str:
         """Where a lane that doesn't come back stands."""
         node, batch, index = self._work.node, self._batch, self.current
-        if batch is None or index is None:
+        if batch is None or index == NOTHING:
             return f"agent {node.name} didn't ask for an event within {deadline_s:g} s; loop `async for` over them"
         key = batch.keys[index]
         where = _where(batch.origin, batch.rows[index])

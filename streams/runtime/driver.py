@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -27,14 +28,23 @@ from streams.core.record import TopicPartition
 from streams.core.recovery import InputFacts, resolve_inputs
 from streams.core.store import Store
 from streams.core.task import Captured, Plan, Task
-from streams.errors import AgentStuck, ConfigurationError, Fenced, PositionLost, RetryableError, StoreCorrupt
+from streams.errors import (
+    AgentStuck,
+    CommitUnknown,
+    ConfigurationError,
+    Fenced,
+    LogUnavailable,
+    PositionLost,
+    RetryableError,
+    StoreCorrupt,
+)
 from streams.operators.agent import AgentWork
 from streams.runtime.agents import AgentRunner
 from streams.runtime.clock import Clock
 from streams.runtime.metrics import Metrics
 from streams.runtime.readers import open_reader
 from streams.runtime.requests import Requests
-from streams.runtime.restore import Progress, restore
+from streams.runtime.restore import Progress, Restoration, restore
 from streams.runtime.stores import Stores
 
 logger = logging.getLogger("streams")
@@ -43,6 +53,8 @@ MAX_WAIT_S = 0.2
 """How long a task that has nothing to do waits at most before it looks at the clock."""
 FENCED_PAUSE_S = 2.0
 """How long a fenced task waits for the assignment that takes it away, before it claims again."""
+FUTURE_MS = 86_400_000
+"""Event time that is further ahead of the wall clock is worth a warning."""
 TURN_S = 0.02
 """How long a task works before it lets others run."""
 
@@ -100,6 +112,8 @@ class Driver:
         self._on_lost = "earliest" if "earliest" in lost else "fail"
         self._reader: Reader | None = None
         self._restored_until = -1
+        self._pending_since: float | None = None
+        self._warned = False
         self._worked = True
 
     def stop(self) -> None:
@@ -118,6 +132,19 @@ class Driver:
             committed[partition_key(at)].distance(end) for at, end in ends.items() if partition_key(at) in committed
         )
 
+    def still_s(self, now: float) -> float:
+        """For how long the task has had something to do and got nothing done; 0.0 while there is nothing to do."""
+        task, reader = self.task, self._reader
+        if task is None or reader is None:
+            return now - max(self.progress_at, self.turn_at) if self.phase is not Phase.RELEASED else 0.0
+        task.ends = reader.ends()
+        if task.caught_up and not task.mail_waits:
+            self._pending_since = None
+            return now - self.turn_at if now - self.turn_at > 2 * MAX_WAIT_S else 0.0
+        if self._pending_since is None:
+            self._pending_since = now
+        return now - max(self._pending_since, self.progress_at)
+
     async def run(self) -> None:
         """Live the task's life.  Returns when it was stopped; raises what can't be retried."""
         restarts = 0
@@ -134,15 +161,20 @@ class Driver:
                 if self._on_lost != "earliest":
                     raise
                 logger.warning("task %s goes on from the first record that is left: %s", self.id, error)
+                await self._pause(MAX_WAIT_S)
             except RetryableError as error:
+                # An outage of the log is waited out; what is wrong with the task itself isn't tried for ever.
+                waits = isinstance(error, LogUnavailable | CommitUnknown)
                 restarts = 0 if self._commits > committed_before + 1 else restarts + 1
                 self._services.metrics.of(self._services.metrics.restarts, self.id, 1)
-                if restarts > self._services.max_restarts or (isinstance(error, AgentStuck) and restarts > 1):
+                if not waits and (
+                    restarts > self._services.max_restarts or (isinstance(error, AgentStuck) and restarts > 1)
+                ):
                     raise
                 logger.warning("task %s starts again from its last commit: %s", self.id, error)
                 if isinstance(error, StoreCorrupt):
                     self._services.stores.set_aside(self.id)
-                await self._pause(min(5.0, 0.05 * 2**restarts))
+                await self._pause(min(5.0, 0.05 * 2 ** min(restarts, 10)))
         self.phase = Phase.RELEASED
 
     async def _pause(self, seconds: float) -> None:
@@ -165,6 +197,7 @@ class Driver:
                 decode_checkpoint(previous) if previous is not None else None,
                 log_id=services.log.identity,
                 topology=services.topology_version,
+                claim=uuid.uuid4().hex[:12],
             )
             renewed = previous is not None and decode_checkpoint(previous).topology < services.topology_version
             checkpoint, lost = resolve_inputs(checkpoint, await self._input_facts(), renewed=renewed)
@@ -174,15 +207,28 @@ class Driver:
             self._stored = stored
             self._commits += 1
             self.phase = Phase.RESTORING
-            changelogs = {
-                name: TopicPartition(services.plan.changelog(name), self._partition)
-                for name in self._subtopology.states
-            }
+            topics = await services.log.topics()
+            names = {name: services.plan.changelog(name) for name in self._subtopology.states}
+            identities = {name: topics[topic].identity for name, topic in names.items()}
             store = await restore(
-                services.log, services.stores, self.id, self._subtopology, changelogs, checkpoint, self._restored
+                Restoration(
+                    services.log,
+                    services.stores,
+                    self.id,
+                    self._subtopology,
+                    {name: TopicPartition(topic, self._partition) for name, topic in names.items()},
+                    identities,
+                    checkpoint,
+                    self._restored,
+                )
             )
             self.task = task = Task(
-                self._subtopology, self._partition, plan=services.plan, checkpoint=checkpoint, store=store
+                self._subtopology,
+                self._partition,
+                plan=services.plan,
+                checkpoint=checkpoint,
+                store=store,
+                identities=identities,
             )
             self._agents = [
                 AgentRunner(work, services.barrier_timeout_ms) for work in task.mailboxes if isinstance(work, AgentWork)
@@ -300,6 +346,7 @@ class Driver:
 
     def _restored(self, task: str, done: int, total: int) -> None:
         if done != self._restored_until:
+            self._services.metrics.of(self._services.metrics.restored, self.id, max(0, done - self._restored_until))
             self._restored_until = done
             self.turn_at = self.progress_at = asyncio.get_running_loop().time()
         self._services.progress(task, done, total)
@@ -351,8 +398,20 @@ class Driver:
             metrics.of(getattr(metrics, name), self.id, count - self._seen_counts.get(name, 0))
         self._seen_counts = counters
         metrics.lag.labels(metrics.app, self.id).set(self.lag)
+        self._warn_of_the_future(task.watermark)
         if task.watermark > NEVER:
             metrics.watermark.labels(metrics.app, self.id).set(task.watermark)
+
+    def _warn_of_the_future(self, watermark: int) -> None:
+        ahead_ms = watermark - self._services.clock.now_ms()
+        if ahead_ms > FUTURE_MS and not self._warned:
+            self._warned = True
+            logger.warning(
+                "task %s: event time is %d days ahead of the clock, so records of today count as late; look for a "
+                "wrong timestamp in its inputs",
+                self.id,
+                ahead_ms // 86_400_000,
+            )
 
 
 DriverFactory = Callable[[Services, Subtopology, int, int], Driver]

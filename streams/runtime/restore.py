@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from streams.core.checkpoint import Checkpoint
 from streams.core.graph import Subtopology
@@ -26,65 +27,63 @@ Progress = Callable[[str, int, int], None]
 ENTRIES_AT_ONCE = 250_000
 
 
-async def restore(
-    log: Log,
-    stores: Stores,
-    task: str,
-    subtopology: Subtopology,
-    changelogs: Mapping[str, TopicPartition],
-    checkpoint: Checkpoint,
-    progress: Progress,
-) -> Store:
-    """Open the task's store and bring it to the end of its changelogs.  The caller closes the store.
+@dataclass(frozen=True, slots=True)
+class Restoration:
+    """What a restore needs to know.
 
-    ``checkpoint`` is the one that the claim committed, so the ends of the changelogs are final.
+    changelogs: by state name, its changelog partition; identities: the identity of that topic.
+    checkpoint: the one that the claim committed, so the ends of the changelogs are final.
     """
-    while True:
-        try:
-            return await _restore(log, stores, task, subtopology, changelogs, checkpoint, progress)
-        except _Overtaken as overtaken:
-            logger.warning("task %s: its store is set aside and rebuilt from the log: %s", task, overtaken)
-            stores.set_aside(task)
+
+    log: Log
+    stores: Stores
+    task: str
+    subtopology: Subtopology
+    changelogs: Mapping[str, TopicPartition]
+    identities: Mapping[str, str]
+    checkpoint: Checkpoint
+    progress: Progress
 
 
 class _Overtaken(Exception):
     """Compaction dropped tombstones that the restore had yet to read: keys they deleted may be in the store."""
 
 
-async def _restore(
-    log: Log,
-    stores: Stores,
-    task: str,
-    subtopology: Subtopology,
-    changelogs: Mapping[str, TopicPartition],
-    checkpoint: Checkpoint,
-    progress: Progress,
-) -> Store:
-    bounds = await log.bounds(list(changelogs.values()))
+async def restore(about: Restoration) -> Store:
+    """Open the task's store and bring it to the end of its changelogs.  The caller closes the store."""
+    while True:
+        try:
+            return await _restore(about)
+        except _Overtaken as overtaken:
+            logger.warning("task %s: its store is set aside and rebuilt from the log: %s", about.task, overtaken)
+            about.stores.set_aside(about.task)
+
+
+async def _restore(about: Restoration) -> Store:
+    log, task = about.log, about.task
+    bounds = await log.bounds(list(about.changelogs.values()))
     facts = {
-        name: ChangelogFacts(bounds[at].start, bounds[at].end, log.compaction_floor(at))
-        for name, at in changelogs.items()
+        name: ChangelogFacts(bounds[at].start, bounds[at].end, log.compaction_floor(at), about.identities[name])
+        for name, at in about.changelogs.items()
     }
-    store = stores.open(task)
+    store = about.stores.open(task)
     try:
-        decision = resolve_recovery(store.state, checkpoint, facts)
+        decision = resolve_recovery(store.state, about.checkpoint, facts)
         if isinstance(decision, Rebuild) and decision.why is not None:
             logger.warning("task %s: its store is set aside and rebuilt from the log: %s", task, decision.why)
             store.close()
-            stores.set_aside(task)
-            store = stores.open(task)
+            about.stores.set_aside(task)
+            store = about.stores.open(task)
         if isinstance(decision, Rebuild | Replay):
             total = sum(since.distance(facts[name].end) for name, since in decision.since.items())
             done = 0
 
             def report(read: int) -> None:
-                progress(task, done + read, total)
+                about.progress(task, done + read, total)
 
             for name, since in decision.since.items():
-                end = facts[name].end
-                floor = facts[name].compaction_floor
-                await _replay(log, store, name, changelogs[name], since, end, floor, subtopology, checkpoint, report)
-                done += since.distance(end)
+                await _replay(about, store, name, since, facts[name], report)
+                done += since.distance(facts[name].end)
         return store
     except BaseException:
         store.close()
@@ -92,18 +91,16 @@ async def _restore(
 
 
 async def _replay(
-    log: Log,
+    about: Restoration,
     store: Store,
     name: str,
-    partition: TopicPartition,
     since: Position,
-    end: Position,
-    floor: Position,
-    subtopology: Subtopology,
-    checkpoint: Checkpoint,
+    facts: ChangelogFacts,
     progress: Callable[[int], None],
 ) -> None:
-    prefixes = assign_prefixes(store.state, subtopology.states)
+    """Apply one changelog from ``since`` to its end."""
+    log, made, partition = about.log, about.checkpoint, about.changelogs[name]
+    prefixes = assign_prefixes(store.state, about.subtopology.states)
     prefix = prefix_bytes(prefixes[name])
     reader = log.reader({partition: since})
     position = since
@@ -112,19 +109,20 @@ async def _replay(
     def flush() -> None:
         known = store.state
         changelogs = {**(known.changelogs if known is not None else {}), name: position}
+        topics = {**(known.topics if known is not None else {}), name: facts.identity}
         # The claim's identity with a position short of the end: a crash from here on goes on where this stands.
-        state = StoreState(checkpoint.log_id, checkpoint.epoch, checkpoint.number, changelogs, prefixes)
+        state = StoreState(made.log_id, made.epoch, made.number, changelogs, prefixes, topics, made.claim)
         store.load(prefix, entries, state)
         entries.clear()
 
     try:
-        while not position.reached(end):
+        while not position.reached(facts.end):
             before = position
             for batch in await reader.fetch([partition], max_records=10_000, wait_s=1.0):
                 entries.update(zip(batch.records.keys, batch.records.values, strict=True))  # type: ignore[arg-type]
                 position = position.advanced(batch.lane, batch.next_offset)
             now = log.compaction_floor(partition)
-            if now != floor and not before.reached(now):
+            if now != facts.compaction_floor and not before.reached(now):
                 raise _Overtaken(f"deletes were compacted away from the changelog of {name} while it was read")
             if len(entries) >= ENTRIES_AT_ONCE:
                 flush()

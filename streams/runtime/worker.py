@@ -45,6 +45,7 @@ from streams.runtime.ticker import Ticker
 logger = logging.getLogger("streams")
 
 HOUSEKEEPING_S = 5.0
+ASSIGNMENTS = "assignments"
 
 
 class StuckTask(StreamsError):
@@ -118,7 +119,7 @@ class Worker:
             self.app.attach(self)
             for hook in self.app.start_hooks:
                 await hook()
-            self._spawn("assignments", self._follow_assignments())
+            self._spawn(ASSIGNMENTS, self._follow_assignments())
             self._spawn("housekeeping", self._keep_house())
             for timer in self.app.timers:
                 if timer.topic is None:
@@ -263,8 +264,15 @@ class Worker:
 
     async def _shut_down(self) -> None:
         """Let every task commit and go; then end what runs beside them."""
-        for each in self._running:
-            self._at_work(each).stop()
+        for task in self._background:
+            if task.get_name() == ASSIGNMENTS:  # so that none is started that nobody would stop
+                task.cancel()
+                await asyncio.wait({task})
+        for name, running in self._running.items():
+            self._at_work(name).stop()
+            driver = self.drivers.get(name)
+            if driver is not None and driver.phase in (Phase.CLAIMING, Phase.RESTORING):
+                running.cancel()  # it has nothing to commit yet
         if self._running:
             _, slow = await asyncio.wait(self._running.values(), timeout=self._shutdown_timeout_s)
             for task in slow:
@@ -323,23 +331,13 @@ class Worker:
         return consumed
 
     def stuck(self, now: float, deadline_s: float) -> list[str]:
-        """One line for each task that makes no progress: with records to read, or not coming round at all."""
-        lines = []
-        for driver in self.drivers.values():
-            still_s = now - driver.progress_at
-            if driver.phase is Phase.RELEASED:
-                continue
-            if now - max(driver.turn_at, driver.progress_at) > deadline_s:
-                lines.append(
-                    f"task {driver.id} has hung for {still_s:.0f} s while {driver.phase.value}; look at what its log, "
-                    f"its store and its operators wait for"
-                )
-            elif driver.phase is Phase.RUNNING and driver.lag and still_s > deadline_s:
-                lines.append(
-                    f"task {driver.id} has made no progress for {still_s:.0f} s while {driver.lag} records wait for "
-                    f"it; look at what its operators wait for"
-                )
-        return lines
+        """One line for each task that has something to do and has got nothing done for so long."""
+        return [
+            f"task {driver.id} has got nothing done for {still_s:.0f} s while {driver.phase.value}, with {driver.lag} "
+            f"records to read; look at what its log, its store and its operators wait for"
+            for driver in self.drivers.values()
+            if (still_s := driver.still_s(now)) > deadline_s
+        ]
 
     async def _tick_here(self, timer: Timer) -> None:
         while True:
