@@ -88,17 +88,30 @@ def test_what_is_sent_reaches_a_running_worker(
     assert "has no agent 'nobody'" in error(call("agents", "ask", "nobody", "1", "-A", "bank"))
 
 
-def test_a_tail_that_follows_shows_what_comes(run: Call, start: Start, until: Until, project: Path) -> None:
-    start()
+def test_a_tail_that_follows_stands_in_nobodys_way_and_goes_on_over_a_workers_end(
+    run: Call, start: Start, until: Until, project: Path
+) -> None:
+    run("send", "transfers", "-A", "bank", '{"account": "before", "amount": 1}')
     with (project / "tail.out").open("w") as out:
         tail = subprocess.Popen(
-            [sys.executable, "-m", "streams", "tail", "statements", "-f", "--json"], cwd=project, stdout=out
+            [sys.executable, "-m", "streams", "tail", "transfers", "-f", "--json"], cwd=project, stdout=out
         )
     try:
-        run("send", "transfers", "-A", "bank", stdin=TRANSFERS)
-        until(lambda: len((project / "tail.out").read_text().splitlines()) == 3)
-        run("send", "transfers", "-A", "bank", '{"account": "cid", "amount": 1}')
-        until(lambda: "cid" in (project / "tail.out").read_text())
+
+        def followed(account: str) -> bool:
+            return account in (project / "tail.out").read_text()
+
+        until(lambda: followed("before"))
+        worker = start()
+        run("send", "transfers", "-A", "bank", '{"account": "while", "amount": 1}')
+        until(lambda: followed("while"))
+        worker.terminate()
+        assert worker.wait(30) == 0
+        run("send", "transfers", "-A", "bank", '{"account": "after", "amount": 1}')
+        until(lambda: followed("after"))
+        assert tail.poll() is None
+        found = [json.loads(line)["offset"] for line in (project / "tail.out").read_text().splitlines()]
+        assert found == [0, 1, 2], "nothing twice, nothing left out"
     finally:
         tail.terminate()
         tail.wait()
