@@ -47,7 +47,7 @@ if __name__ == "__main__":
             ("12:59", 99, ", too late: "),
         ]:
             hour, minute = map(int, clock.split(":"))
-            t.send("readings", Reading("boiler", datetime(2025, 6, 1, hour, minute, tzinfo=UTC), celsius))
+            t.send("readings", Reading("boiler", datetime(2023, 6, 1, hour, minute, tzinfo=UTC), celsius))
             print(clock, f"{celsius}{remark}", end="")
             for _, window in t.outputs("hottest"):
                 print(f"{window['readings']} readings, hottest {window['hottest']}", end="")
