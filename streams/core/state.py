@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import merge
 from itertools import filterfalse, islice
+from types import NoneType
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from streams.core.mapping import map_batch
@@ -113,10 +114,9 @@ class KeyedState(Generic[V]):
         missing = set(filterfalse(values.__contains__, keys))
         if missing:
             if self._older:
-                older = self._older
-                for key in [key for key in missing if key in older]:
-                    values[key] = older.pop(key)
-                    missing.discard(key)
+                found = missing.intersection(self._older)
+                values.update(zip(found, map(self._older.pop, found)))
+                missing -= found
             if missing:
                 self._read(sorted(missing))
         return values
@@ -124,8 +124,9 @@ class KeyedState(Generic[V]):
     def _read(self, keys: list[bytes]) -> None:
         decode, found = self._decode, self._view.multi_get(keys)
         self._budget.weigh([stored for stored in found[:SAMPLE] if stored is not None])
-        for key, stored in zip(keys, found, strict=True):
-            self.values[key] = None if stored is None or key < self._floor else decode(stored)
+        floor = self._floor
+        values = [None if stored is None or key < floor else decode(stored) for key, stored in zip(keys, found)]
+        self.values.update(zip(keys, values))
 
     def get(self, key: bytes) -> V | None:
         try:
@@ -194,16 +195,15 @@ class KeyedState(Generic[V]):
             changes.ranges.append((b"", self._floor))
             changes.deletes.extend(self._drained)
         keys = sorted(self.dirty)
-        gone = [key for key in keys if values[key] is None]
-        if gone:
-            changes.deletes.extend(gone)
-            keys = [key for key in keys if values[key] is not None]
-        encoded, failed = map_batch(encode, [values[key] for key in keys])
+        column = list(map(values.__getitem__, keys))
+        if NoneType in set(map(type, column)):
+            changes.deletes.extend(key for key, value in zip(keys, column) if value is None)
+            keys = [key for key, value in zip(keys, column) if value is not None]
+            column = [value for value in column if value is not None]
+        encoded, failed = map_batch(encode, column)
         for index, error in failed:
-            key = keys[index]
-            raise UnencodableState(
-                f"the state of key {key!r} can't be written: {error}: {values[key]!r:.80}"
-            ) from error
+            key, value = keys[index], column[index]
+            raise UnencodableState(f"the state of key {key!r} can't be written: {error}: {value!r:.80}") from error
         self._budget.weigh(encoded[:SAMPLE])
         changes.largest_bytes = max(map(len, encoded), default=0)
         changes.puts.extend(zip(keys, encoded))
