@@ -60,6 +60,8 @@ def add_timer(
 
     def decorate(fn: F) -> F:
         label = check_name(name or fn.__name__, "a timer")
+        if not (inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn)):
+            raise ConfigurationError(f"timer {label}: write it as `async def` without arguments")
         if per_worker:
             if not inspect.iscoroutinefunction(fn):
                 raise ConfigurationError(f"timer {label}: with per_worker=True write it as a plain `async def`")

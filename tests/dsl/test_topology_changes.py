@@ -260,7 +260,6 @@ def test_a_version_without_any_change_rolls() -> None:
     assert counts(run(simple, after=first, version=2)) == {"u0": 4, "u1": 2, "u2": 2}
 
 
-@pytest.mark.xfail(reason="task ids aren't prefixed by the app, so two apps take over each other's checkpoints")
 def test_two_apps_on_one_log_do_not_meet() -> None:
     first = run(simple)
     app = App("another", partitions=2)
