@@ -20,7 +20,7 @@ from struct import Struct
 
 import msgspec
 
-from streams.connectors.memory.rules import check_record_sizes, record_bytes
+from streams.connectors.memory.rules import check_record_sizes, check_types, record_bytes
 from streams.core.record import Headers, Records, TopicPartition
 
 __all__ = [
@@ -148,18 +148,18 @@ def pack(
 ) -> list[tuple[int, bytes]]:
     """``records`` as blocks from offset ``base`` on: (base, value) of each, in order.
 
-    Raises DataError for a record above ``max_record_bytes``.
+    Raises DataError for a record above ``max_record_bytes``, TypeError for what isn't bytes.
     """
     packed: list[tuple[int, bytes]] = []
     count = len(records)
     first = 0
     while first < count:
         last = min(first + MAX_BLOCK_RECORDS, count)
-        value = _pack_slice(records, first, last, base, append_ms, bytes_before)
+        value = _pack_slice(at, records, first, last, base, append_ms, bytes_before)
         if len(value) > MAX_BLOCK_BYTES and last - first > 1:
             # Sizes are only looked at here: summing them up costs as much as packing.
             last = _cut(records, first, last)
-            value = _pack_slice(records, first, last, base, append_ms, bytes_before)
+            value = _pack_slice(at, records, first, last, base, append_ms, bytes_before)
         if len(value) > max_record_bytes:
             check_record_sizes(at, records, max_record_bytes)
         packed.append((base, value))
@@ -169,11 +169,14 @@ def pack(
     return packed
 
 
-def _pack_slice(records: Records, first: int, last: int, base: int, append_ms: int, bytes_before: int) -> bytes:
+def _pack_slice(
+    at: TopicPartition, records: Records, first: int, last: int, base: int, append_ms: int, bytes_before: int
+) -> bytes:
     keys, values, timestamps, headers = records.keys, records.values, records.timestamps, records.headers
     if first or last < len(values):
         keys, values, timestamps = keys[first:last], values[first:last], timestamps[first:last]
         headers = headers[first:last] if headers is not None else None
+    check_types(at, keys, values, timestamps)
     if headers is not None and not any(headers):
         headers = None
     no_keys = keys[0] is None and not any(key is not None for key in keys)

@@ -40,7 +40,7 @@ from streams.connectors.embedded.flusher import Flusher
 from streams.connectors.embedded.lock import DirectoryLock
 from streams.connectors.embedded.retention import MARKS_MAX, thinned, wants_mark
 from streams.connectors.embedded.storage import Storage
-from streams.connectors.memory.rules import check_columns
+from streams.connectors.memory.rules import check_lengths
 from streams.core.log import Append
 from streams.core.record import Position, TopicPartition
 from streams.errors import ConfigurationError, DataError, Fenced, LogUnavailable, TopicRecreated
@@ -282,7 +282,7 @@ class _Pending:
 
     def add(self, partition: Partition, append: Append) -> None:
         """Pack ``append`` behind what the partition holds; raises DataError for what is too large."""
-        check_columns(append.partition, append.records)
+        check_lengths(append.partition, append.records)
         if partition.deleted:
             raise TopicRecreated(f"{append.partition}: the topic was deleted; start the task again")
         base = self.ends.get(partition, partition.end)

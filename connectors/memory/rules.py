@@ -6,7 +6,7 @@ same errors and the same partitions on each.  What must not: anything about stor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from zlib import crc32
 
@@ -14,7 +14,15 @@ from streams.core.log import TopicSpec
 from streams.core.record import Headers, Records, TopicPartition
 from streams.errors import ConfigurationError, DataError, TopicMismatch
 
-__all__ = ["check_columns", "check_record_sizes", "check_spec", "partition_for", "record_bytes"]
+__all__ = [
+    "check_columns",
+    "check_lengths",
+    "check_record_sizes",
+    "check_spec",
+    "check_types",
+    "partition_for",
+    "record_bytes",
+]
 
 _ALLOWED = frozenset((bytes, type(None)))
 _COMPARED = ("partitions", "kind", "retention_ms", "retention_bytes", "compact")
@@ -44,13 +52,25 @@ def check_spec(asked: TopicSpec, held: Mapping[str, TopicSpec]) -> None:
 
 def check_columns(at: TopicPartition, records: Records) -> None:
     """Raise TypeError or ValueError for columns that wouldn't read back: a bug of the caller, caught before the log."""
+    check_lengths(at, records)
+    check_types(at, records.keys, records.values, records.timestamps)
+
+
+def check_lengths(at: TopicPartition, records: Records) -> None:
+    """The part of ``check_columns`` that looks at whole columns."""
     count = len(records.values)
     headers = records.headers
     if not (len(records.keys) == len(records.timestamps) == count) or (headers is not None and len(headers) != count):
         raise ValueError(f"{at}: the columns of a write differ in length; keys, values and timestamps go together")
-    if not (_ALLOWED.issuperset(map(type, records.values)) and _ALLOWED.issuperset(map(type, records.keys))):
+
+
+def check_types(
+    at: TopicPartition, keys: Sequence[bytes | None], values: Sequence[bytes | None], timestamps: Sequence[int]
+) -> None:
+    """The part of ``check_columns`` that looks at each record; cheap on a slice that is packed right after it."""
+    if not (_ALLOWED.issuperset(map(type, values)) and _ALLOWED.issuperset(map(type, keys))):
         raise TypeError(f"{at}: keys and values are bytes or None; encode them before the log")
-    if type(sum(records.timestamps)) is not int:
+    if type(sum(timestamps)) is not int:
         raise TypeError(f"{at}: timestamps are whole milliseconds")
 
 
