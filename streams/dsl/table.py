@@ -75,14 +75,14 @@ class Table(Generic[K, V]):
 
     def __getitem__(self, key: K) -> V:
         """The value, or the default.  Raises KeyError without either, WrongPartition for another task's key."""
-        here = self._here()
-        if here.journal is None:  # the common case, without calls
+        here = ambient.get()
+        if here is not None and here.journal is None:  # the common case, without calls
             try:
                 value: V | None = here.context.tables[self._name].values[self._encode(key)]
             except KeyError:
                 value = self._held(here, key)
         else:
-            value = self._held(here, key)
+            value = self._held(self._here(), key)
         if value is not None:
             return value
         if self._default is None:
