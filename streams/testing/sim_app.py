@@ -155,13 +155,14 @@ async def workload(client: Client) -> None:
     chance = client.random
     for product in PRODUCTS[: chance.randint(3, len(PRODUCTS))]:
         await client.send("price-list", chance.randint(1, 9), key=product, timestamp=START_MS - 60_000)
+    await client.sleep(chance.choice((0, 0.1, 0.5)))
     time, made, asked = START_MS, 0, 0
     for _ in range(chance.randint(15, 40)):
         time += chance.choice((0, 40, 300, 300, 900, 2500))
         for _ in range(chance.choice((1, 1, 1, 2, 6))):
             made += 1
             await _order(client, made, time)
-        if chance.random() < 0.04:
+        if chance.random() < 0.06:
             asked += 1
             await _ask(client, asked, time)
         if chance.random() < 0.3:

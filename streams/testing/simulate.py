@@ -6,6 +6,7 @@ What must live here: spreading seeds over processes and telling what they found.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from streams.dsl.app import App
 from streams.testing import faults as known_faults
 from streams.testing.faults import Faults
 from streams.testing.simulation import Simulation, SimulationFailed
@@ -68,13 +70,18 @@ def run_seeds(first: int, count: int, faults: Faults, *, processes: int = 1, app
 
 def _run(stretch: _Stretch) -> Tally:
     make_app, workload = _named(stretch.app), _named(stretch.workload)
+    apps = _Recycled(make_app) if stretch.app == OWN else None
+    # What is there by now is never garbage: each run's own isn't looked for among it.
+    gc.freeze()
     tally, began = Tally(len(stretch.seeds)), time.process_time()
     for seed in stretch.seeds:
         again = f"python -m streams.testing.simulate --seed {seed} --faults {_words(stretch.faults)}"
         if stretch.app != OWN:
             again += f" --app {stretch.app}"
+        if apps is not None:
+            apps.begin()
         try:
-            report = Simulation(make_app, workload, seed=seed, faults=stretch.faults, replay=again).check()
+            report = Simulation(apps or make_app, workload, seed=seed, faults=stretch.faults, replay=again).check()
         except SimulationFailed as failure:
             tally.failures.append((seed, str(failure)))
         else:
@@ -82,6 +89,26 @@ def _run(stretch: _Stretch) -> Tally:
             tally.commits += report.commits
     tally.cpu_s = time.process_time() - began
     return tally
+
+
+class _Recycled:
+    """Hands out the apps of former runs again: making one costs as much as a worker's life.  Only for an app of which
+    nothing lives in closures or globals."""
+
+    def __init__(self, make: Callable[[], App]) -> None:
+        self._make = make
+        self._made: list[App] = []
+        self._used = 0
+
+    def begin(self) -> None:
+        """A new run: all of them are free."""
+        self._used = 0
+
+    def __call__(self) -> App:
+        if self._used == len(self._made):
+            self._made.append(self._make())
+        self._used += 1
+        return self._made[self._used - 1]
 
 
 def _named(name: str) -> Callable[..., Any]:
