@@ -18,7 +18,7 @@ from streams.dsl.app import App
 from streams.dsl.blueprint import Blueprint
 from streams.operators.sink import Repartition, Sink
 
-__all__ = ["Drawing", "Element", "Group", "as_mermaid", "as_text", "draw", "place_of"]
+__all__ = ["Drawing", "Element", "Group", "as_mermaid", "as_text", "draw", "place_of", "short_name"]
 
 Kind = Literal["topic", "internal", "operator"]
 
@@ -77,7 +77,7 @@ def draw(app: App) -> Drawing:
             kind: Kind = "topic" if spec.kind == "user" else "internal"
             drawing.elements[_topic(spec.name)] = Element(_topic(spec.name), kind, place_of(spec))
     for subtopology in blueprint.subtopologies:
-        _draw_subtopology(drawing, subtopology)
+        _draw_subtopology(drawing, app, subtopology)
     for outbox in blueprint.outboxes:
         drawing.join(_topic(outbox.topic.name), _topic(outbox.target.name))
     return drawing
@@ -88,13 +88,18 @@ def place_of(spec: TopicSpec) -> str:
     return f"{spec.location}/{spec.name}" if spec.location else spec.name
 
 
+def short_name(app: App, name: str) -> str:
+    """A name without that of the app in front."""
+    return name.removeprefix(f"{app.name}.")
+
+
 def _topic(name: str) -> str:
     return f"topic:{name}"
 
 
-def _draw_subtopology(drawing: Drawing, subtopology: Subtopology) -> None:
+def _draw_subtopology(drawing: Drawing, app: App, subtopology: Subtopology) -> None:
     group = len(drawing.groups)
-    drawing.groups.append(Group(subtopology.name, subtopology.partitions))
+    drawing.groups.append(Group(short_name(app, subtopology.name), subtopology.partitions))
     shown: dict[int, list[str]] = {}
     for node in subtopology.nodes:
         before = [each for upstream in node.upstream for each in shown[id(upstream)]]
@@ -129,10 +134,10 @@ def as_text(app: App) -> str:
     blueprint = app.build()
     lines = [title_of(app, blueprint)]
     for subtopology in blueprint.subtopologies:
-        lines += ["", Group(subtopology.name, subtopology.partitions).title]
+        lines += ["", Group(short_name(app, subtopology.name), subtopology.partitions).title]
         lines.extend(_tree(subtopology))
     for outbox in blueprint.outboxes:
-        title = Group(f"{outbox.target.name}.delivery", outbox.topic.partitions).title
+        title = Group(short_name(app, outbox.topic.name), outbox.topic.partitions).title
         lines += ["", title, f"  read {outbox.topic.name}", f"  └─ deliver to {place_of(outbox.target)}"]
     return "\n".join(lines) + "\n"
 

@@ -26,7 +26,7 @@ from streams.dsl.app import App
 from streams.dsl.blueprint import changelog_topic
 from streams.operators.agent import Agent
 from streams.operators.map import Peek
-from streams.runtime.draw import place_of
+from streams.runtime.draw import place_of, short_name
 
 __all__ = ["Edge", "Explanation", "explain"]
 
@@ -108,10 +108,16 @@ def explain(app: App, log_url: str, of: CapabilitiesOf) -> Explanation:
         log=log_url,
         asked=app.guarantee.replace("_", " "),
         fingerprint=blueprint.record.fingerprint,
-        subtopologies=[_subtopology(each) for each in blueprint.subtopologies],
+        subtopologies=[_subtopology(app, each) for each in blueprint.subtopologies],
         topics=[_topic(spec) for spec in blueprint.topics.values()],
         stores=[
-            StorePlan(state.name, each.name, state.kind, changelog_topic(app.name, state.name), state.fingerprint)
+            StorePlan(
+                state.name,
+                short_name(app, each.name),
+                state.kind,
+                changelog_topic(app.name, state.name),
+                state.fingerprint,
+            )
             for each in blueprint.subtopologies
             for state in each.states.values()
         ],
@@ -120,9 +126,9 @@ def explain(app: App, log_url: str, of: CapabilitiesOf) -> Explanation:
     )
 
 
-def _subtopology(each: Subtopology) -> SubtopologyPlan:
+def _subtopology(app: App, each: Subtopology) -> SubtopologyPlan:
     return SubtopologyPlan(
-        each.name,
+        short_name(app, each.name),
         each.task_ids,
         sorted({node.reads.name for node in each.nodes if node.reads is not None}),
         sorted({spec.name for node in each.nodes for spec in node.writes}),
@@ -142,7 +148,7 @@ def _edges(app: App, subtopology: Subtopology, capabilities: Capabilities, of: C
         if edge not in found:
             found.append(edge)
 
-    tasks = f"tasks of {subtopology.name}"
+    tasks = f"tasks of {short_name(app, subtopology.name)}"
     for node in subtopology.nodes:
         if node.reads is not None:
             location = node.reads.location

@@ -166,7 +166,7 @@ def test_a_store_that_is_gone_is_restored_and_says_how_far_it_is(
     shutil.rmtree(project / ".streams" / "state")
     ran = run("worker", "-A", "many", "--until-idle")
     assert ran.returncode == 0
-    assert f"restoring changes-0: {count:,} of {count:,} records" in ran.stderr
+    assert f"restoring many.changes-0: {count:,} of {count:,} records" in ran.stderr
     assert run("tables", "-A", "many", "held", "77777").stdout == "77777\n"
 
 

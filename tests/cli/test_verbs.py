@@ -213,7 +213,7 @@ def test_what_lies_on_another_log_is_drawn_and_explained_with_its_place(call: Ca
     assert delivery["guarantee"] == "exactly once"
     assert delivery["why"].startswith("outbox; ")
     text = call("topology", "-A", "between").stdout
-    assert "alerts.delivery · 1 task\n  read between.alerts.outbox\n  └─ deliver to embedded:./office/alerts" in text
+    assert "alerts.outbox · 1 task\n  read between.alerts.outbox\n  └─ deliver to embedded:./office/alerts" in text
     picture = call("topology", "-A", "between", "--svg", "-").stdout
     assert ">embedded:./plant/readings<" in picture
     assert ">embedded:./office/alerts<" in picture

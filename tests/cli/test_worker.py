@@ -234,7 +234,7 @@ def test_health_metrics_and_tables_are_served(run: Call, start: Start, until: Un
     assert ask(project, "/tables")[1] == '["balances"]'
     status, text = ask(project, "/metrics")
     assert status == 200
-    assert 'streams_records_in_total{app="bank",task="transfers-0"}' in text
+    assert 'streams_records_in_total{app="bank",task="bank.transfers-0"} 2.0' in text
     tasks = json.loads(ask(project, "/tasks")[1])
     assert {task["phase"] for task in tasks} == {"running"}
 
@@ -250,9 +250,9 @@ def test_a_task_that_is_stuck_is_unhealthy_and_then_fails_the_worker(
     until(lambda: ask(project, "/health")[0] == 503)  # the event loop is alive all the time: it answers
     health = json.loads(ask(project, "/health")[1])
     assert health["status"] == "stuck"
-    assert health["problems"][0].startswith("task work-0 has ")
+    assert health["problems"][0].startswith("task stuck.work-0 has ")
     assert worker.wait(60) == 1
-    assert "streams: error: task work-0 has " in (project / "worker.err").read_text()
+    assert "streams: error: task stuck.work-0 has " in (project / "worker.err").read_text()
 
 
 def test_a_pipe_that_is_closed_early_is_no_error(run: Call, project: Path) -> None:

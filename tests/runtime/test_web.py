@@ -101,18 +101,18 @@ def test_health_is_200_only_when_every_task_runs() -> None:
             assert body == {
                 "status": "ok",
                 "app": "prices",
-                "tasks": {"changes-0": "running", "changes-1": "running"},
+                "tasks": {"prices.changes-0": "running", "prices.changes-1": "running"},
                 "problems": [],
             }
-            desk.worker.drivers["changes-1"].phase = Phase.RESTORING
-            desk.status.note_restore("changes-1", 5, 10)
+            desk.worker.drivers["prices.changes-1"].phase = Phase.RESTORING
+            desk.status.note_restore("prices.changes-1", 5, 10)
             status, body = await desk.get("/health")
             assert (status, body["status"]) == (503, "restoring")
-            assert body["problems"] == ["task changes-1 restores its store: 5 of 10 changelog records"]
-            desk.worker.drivers["changes-1"].phase = Phase.CLAIMING
+            assert body["problems"] == ["task prices.changes-1 restores its store: 5 of 10 changelog records"]
+            desk.worker.drivers["prices.changes-1"].phase = Phase.CLAIMING
             status, body = await desk.get("/health")
             assert (status, body["status"]) == (503, "starting")
-            desk.worker.drivers["changes-1"].phase = Phase.RUNNING
+            desk.worker.drivers["prices.changes-1"].phase = Phase.RUNNING
             desk.status.stopping = True
             assert (await desk.get("/health"))[1]["status"] == "stopping"
 
@@ -127,10 +127,10 @@ def test_a_stuck_agent_is_unhealthy_though_the_event_loop_answers() -> None:
             await desk.send("work", ("k", "1"))
             body = await desk.until_status("/health", 503)
             assert body["status"] == "stuck"
-            assert body["problems"][0].startswith("task work-0 has ")
+            assert body["problems"][0].startswith("task waiting.work-0 has ")
             status, text = await desk.get("/metrics")
             assert status == 200
-            assert 'streams_lag_records{app="waiting",task="work-0"} 1.0' in text
+            assert 'streams_lag_records{app="waiting",task="waiting.work-0"} 1.0' in text
             forever.set()
             await desk.until_status("/health", 200)
 
@@ -141,7 +141,7 @@ def test_a_task_without_anything_to_do_is_healthy_for_as_long_as_that_takes() ->
     async def run() -> None:
         async with Desk(waiting(asyncio.Event()), liveness_timeout_s=1.0).at_work() as desk:
             await desk.until_status("/health", 200)
-            driver, loop = desk.worker.drivers["work-0"], asyncio.get_running_loop()
+            driver, loop = desk.worker.drivers["waiting.work-0"], asyncio.get_running_loop()
 
             async def idle_for_long() -> bool:
                 assert (await desk.get("/health"))[0] == 200
@@ -239,7 +239,7 @@ def test_tasks_show_positions_and_lag() -> None:
 
             await desk.until(done)
             _, tasks = await desk.get("/tasks")
-            assert [task["task"] for task in tasks] == ["changes-0", "changes-1"]
+            assert [task["task"] for task in tasks] == ["prices.changes-0", "prices.changes-1"]
             assert {task["lag"] for task in tasks} == {0}
 
     asyncio.run(run())
