@@ -123,9 +123,13 @@ class Subtopology:
 
 
 class Graph:
-    """All nodes of an app, in the order in which they were added; upstream comes before downstream."""
+    """All nodes of an app, in the order in which they were added; upstream comes before downstream.
 
-    def __init__(self) -> None:
+    app: begins the name of each subtopology, and so of its tasks: two apps on one log must not meet.
+    """
+
+    def __init__(self, app: str) -> None:
+        self.app = app
         self.nodes: list[Node] = []
 
     def add(self, node: Node) -> None:
@@ -151,7 +155,7 @@ class Graph:
                 groups.join(node, readers.setdefault(node.reads.name, node))
             for state in node.states:
                 groups.join(node, holders.setdefault(state.name, node))
-        return sorted((_subtopology(nodes) for nodes in groups.all()), key=lambda each: each.name)
+        return sorted((_subtopology(self.app, nodes) for nodes in groups.all()), key=lambda each: each.name)
 
     def upstream_tasks(self) -> dict[str, list[str]]:
         """For each repartition topic the tasks that write it, and so put their watermarks into it."""
@@ -164,7 +168,7 @@ class Graph:
         return {topic: sorted(set(tasks)) for topic, tasks in found.items()}
 
 
-def _subtopology(nodes: list[Node]) -> Subtopology:
+def _subtopology(app: str, nodes: list[Node]) -> Subtopology:
     topics = {node.reads.name: node.reads for node in nodes if node.reads is not None}
     sources = [cast(SourceNode, node) for node in nodes if node.reads is not None]
     if not sources:
@@ -189,7 +193,7 @@ def _subtopology(nodes: list[Node]) -> Subtopology:
                     f"two operators use the name {state.name!r} for states of different kinds "
                     f"({known.fingerprint} and {state.fingerprint}); give one of them a name= of its own"
                 )
-    return Subtopology(name, nodes, widest.partitions, states)
+    return Subtopology(f"{app}.{name}", nodes, widest.partitions, states)
 
 
 def needs_record_order(nodes: Sequence[Node]) -> bool:

@@ -158,9 +158,8 @@ class KeyedState(Generic[V]):
 
     def scan(self, first: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, V]]:
         """Entries with first <= key < end in order of keys, uncommitted changes included."""
-        first = max(first, self._floor)
         changed = sorted(key for key in self.dirty if key >= first and (end is None or key < end))
-        stored = ((key, value, 1) for key, value in self._view.scan(first, end))
+        stored = ((key, value, 1) for key, value in self._view.scan(max(first, self._floor), end))
         overlay = ((key, b"", 0) for key in changed)
         last: bytes | None = None
         for key, value, source in merge(overlay, stored, key=lambda entry: (entry[0], entry[2])):
@@ -183,7 +182,7 @@ class KeyedState(Generic[V]):
             self.dirty.discard(key)
             self._drained.append(key)
         if taken:
-            self._floor = taken[-1][0] + b"\x00"
+            self._floor = max(self._floor, taken[-1][0] + b"\x00")
         return taken
 
     def take_changes(self) -> list[tuple[bytes, Changes]]:

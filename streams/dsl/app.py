@@ -86,7 +86,7 @@ class App:
         self.barrier_timeout_ms = parse_duration_ms(barrier_timeout, "barrier_timeout")
         self.state_dir = state_dir
         self.cache_bytes = cache_bytes
-        self.graph = Graph()
+        self.graph = Graph(self.name)
         self.topics: dict[str, Topic[Any, Any]] = {}
         self.tables: dict[str, Table[Any, Any]] = {}
         self.views: dict[str, TableView] = {}

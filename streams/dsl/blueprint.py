@@ -15,10 +15,6 @@ from streams.core.log import TopicSpec
 from streams.core.topology import StoreRecord, TopologyRecord
 from streams.dsl.foreign import Outbox
 
-TICKER = "ticker"
-"""The task that writes the ticks of timers."""
-
-
 @dataclass(frozen=True, slots=True)
 class Blueprint:
     """An app as a plan.
@@ -40,6 +36,11 @@ class Blueprint:
         return {name: spec.partitions for name, spec in self.topics.items()}
 
     @property
+    def ticker(self) -> str:
+        """The task that writes the ticks of timers."""
+        return f"{self.app}.ticker"
+
+    @property
     def own_topics(self) -> list[TopicSpec]:
         """The topics on the app's own log."""
         return [spec for spec in self.topics.values() if not spec.location]
@@ -57,7 +58,7 @@ class Blueprint:
     @property
     def tasks(self) -> list[str]:
         deliveries = [task for outbox in self.outboxes for task in outbox.task_ids]
-        ticker = [TICKER] if self.ticks else []
+        ticker = [self.ticker] if self.ticks else []
         return [task for each in self.subtopologies for task in each.task_ids] + deliveries + ticker
 
 

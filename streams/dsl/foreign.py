@@ -20,7 +20,7 @@ class Outbox:
     target: TopicSpec
 
     def task_id(self, partition: int) -> str:
-        return f"{self.target.name}.delivery-{partition}"
+        return f"{self.topic.name}-{partition}"
 
     @property
     def task_ids(self) -> list[str]:

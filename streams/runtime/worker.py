@@ -28,7 +28,7 @@ from streams.core.task import Plan
 from streams.core.topology import TopologyRecord, resolve_topology, slot_of
 from streams.dsl.agent import Agent
 from streams.dsl.app import App
-from streams.dsl.blueprint import TICKER, changelog_topic
+from streams.dsl.blueprint import changelog_topic
 from streams.dsl.schema import incompatibility
 from streams.dsl.timer import Timer
 from streams.errors import LogUnavailable, StreamsError, TopicMismatch
@@ -222,7 +222,7 @@ class Worker:
             self._assigned = True
 
     def _at_work(self, task: str) -> Driver | Delivery | Ticker:
-        if task == TICKER:
+        if task == self.blueprint.ticker:
             assert self.ticker is not None
             return self.ticker
         driver = self.drivers.get(task)
@@ -231,7 +231,7 @@ class Worker:
     def _make(self, services: Services, task: str) -> Driver | Delivery | Ticker:
         """What runs a task: a driver, the delivery of an outbox's partition, or the ticker."""
         slot = self._slots[task]
-        if task == TICKER:
+        if task == self.blueprint.ticker:
             self.ticker = Ticker(task, self.app.timers, self.log, self._clock, slot, self.app.version)
             return self.ticker
         for outbox in self.blueprint.outboxes:
