@@ -245,7 +245,7 @@ def test_what_a_failed_call_did_to_state_and_tables_is_taken_back() -> None:
         append(t, [GOOD])
         append(t, [BAD, GOOD, BAD])
         assert t.table("rows") == {"k": {"0": 1, "1": 1}, "other": {"n": 2}}
-        driver = t._worker.drivers["in-0"]
+        driver = t._worker.drivers["a.in-0"]
         assert driver.task is not None
         assert [state.n for _, state in driver.task.context.keyed("count").committed_scan()] == [2]
 

@@ -275,7 +275,7 @@ def test_a_cleared_state_is_no_longer_stored() -> None:
         t.send_watermark("in", 200)
         assert [value["words"] for _, value in t.outputs("out")] == [["x"], ["y"]]
     with TestDriver(app, after=t) as again:
-        driver = again._worker.drivers["in-0"]
+        driver = again._worker.drivers["a.in-0"]
         assert driver.task is not None
         assert list(driver.task.context.keyed("count").committed_scan()) == []
 
