@@ -6,6 +6,7 @@ position, never a count.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -127,6 +128,7 @@ async def _replay(
             if len(entries) >= ENTRIES_AT_ONCE:
                 flush()
             progress(since.distance(position))
+            await asyncio.sleep(0)  # a log in this process never waits: health and signals would until the end
         flush()
     finally:
         await reader.close()
