@@ -152,6 +152,41 @@ def test_a_task_without_anything_to_do_is_healthy_for_as_long_as_that_takes() ->
     asyncio.run(run())
 
 
+def test_the_event_loop_turns_while_a_store_restores() -> None:
+    # Else health, tables and signals would wait for the end of a restore, which may take minutes.
+    async def run() -> None:
+        desk = Desk(prices())
+        async with desk.at_work():
+            await desk.send("changes", *((f"k-{number}", "1") for number in range(60_000)))
+            await desk.until_status("/tables/prices/k-59999", 200)
+        turns = 0
+        at_report: list[int] = []
+
+        async def turn() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        def report(task: str, done: int, total: int) -> None:
+            at_report.append(turns)
+
+        await desk.log.open()
+        worker = Worker(prices(), desk.log, MemoryStores(), SystemClock(), progress=report)
+        turning = asyncio.create_task(turn())
+        async with worker.working():
+
+            async def running() -> bool:
+                return bool(worker.drivers) and all(each.phase is Phase.RUNNING for each in worker.drivers.values())
+
+            await desk.until(running)
+        turning.cancel()
+        assert len(at_report) > 4
+        assert len(set(at_report)) == len(at_report), "the loop turned between any two reports"
+
+    asyncio.run(run())
+
+
 def test_a_table_shows_what_is_committed_by_key_and_in_pages() -> None:
     async def run() -> None:
         async with Desk(prices()).at_work() as desk:
