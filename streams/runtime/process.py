@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -342,4 +342,6 @@ def _word(record: logging.LogRecord) -> bool:
 
 class _StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(self.format(record) + "\n")
+        # A full disk or a reader that has gone: what can't be told must not fail the work that it tells of.
+        with suppress(OSError):
+            sys.stderr.write(self.format(record) + "\n")
