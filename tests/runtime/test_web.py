@@ -195,8 +195,13 @@ def test_a_table_shows_what_is_committed_by_key_and_in_pages() -> None:
             await desk.send(
                 "changes", *((f"k-{number:03}", str(number)) for number in range(250)), ("other/key", "1.5")
             )
-            await desk.until_status("/tables/prices/other%2Fkey", 200)
+
+            async def committed() -> bool:
+                return len((await desk.get("/tables/prices?limit=1000"))[1].get("rows", ())) == 251
+
+            await desk.until(committed)
             assert await desk.get("/tables/prices/k-007") == (200, 7.0)
+            assert await desk.get("/tables/prices/other%2Fkey") == (200, 1.5)
             assert await desk.get("/tables/prices/other/key") == (200, 1.5)
             found: list[str] = []
             after = ""
