@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
+from streams.connectors.memory.broker import MemoryBroker
 from streams.connectors.memory.log import MemoryLog
 from streams.core.capability import Limits
 from streams.core.duration import Duration, parse_duration_ms, to_epoch_ms
@@ -60,7 +61,9 @@ class TestDriver:
         self._logs: dict[str, MemoryLog] = {}
         if after is not None:
             self._logs.update({at: MemoryLog(log.broker, limits=limits) for at, log in after._logs.items()})
-        self._log = self._logs.setdefault("", MemoryLog(limits=limits))
+        self._log = self._logs.setdefault("", MemoryLog(MemoryBroker(), limits=limits))
+        for log in self._logs.values():
+            log.broker.now_ms = self._clock.now_ms  # retention goes by the test's time, not by the machine's
         self._stores: MemoryStores = MemoryStores() if after is None else after._stores
         self._worker = Worker(app, self._log, self._stores, self._clock, connect=self._connect)
         self._read: dict[TopicPartition, int] = {} if after is None else after._read
@@ -68,7 +71,8 @@ class TestDriver:
     def _connect(self, location: str) -> MemoryLog:
         """Every other log that the app names is one in memory, which the test can fill and read as well."""
         known = self._logs.get(location)
-        made = MemoryLog(limits=self._limits) if known is None else MemoryLog(known.broker, limits=self._limits)
+        broker = MemoryBroker(now_ms=self._clock.now_ms) if known is None else known.broker
+        made = MemoryLog(broker, limits=self._limits)
         self._logs.setdefault(location, made)
         return made
 
