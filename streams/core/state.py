@@ -103,6 +103,9 @@ class KeyedState(Generic[V]):
         self.dirty: set[bytes] = set()
         self._drained: list[bytes] = []
         self._floor = b""
+        # Nothing stored and nothing evicted: what isn't in memory isn't there, and a new window reads nothing.
+        self._whole = next(view.scan(), None) is None
+        self._order: list[bytes] | None = None
 
     @property
     def dirty_count(self) -> int:
@@ -117,8 +120,11 @@ class KeyedState(Generic[V]):
                 found = missing.intersection(self._older)
                 values.update(zip(found, map(self._older.pop, found)))
                 missing -= found
-            if missing:
+            if self._whole:
+                values.update(dict.fromkeys(missing))
+            elif missing:
                 self._read(sorted(missing))
+            self._order = None
         return values
 
     def _read(self, keys: list[bytes]) -> None:
@@ -137,6 +143,7 @@ class KeyedState(Generic[V]):
     def put(self, key: bytes, value: V) -> None:
         self.values[key] = value
         self.dirty.add(key)
+        self._order = None
 
     def delete(self, key: bytes) -> None:
         self.values[key] = None
@@ -175,14 +182,32 @@ class KeyedState(Generic[V]):
 
         What is left is the cursor: after a crash the next drain goes on where the last commit stood.
         """
-        taken = list(islice(self.scan(b"", end), count))
-        for key, _ in taken:
-            self.values.pop(key, None)
-            self._older.pop(key, None)
-            self.dirty.discard(key)
-            self._drained.append(key)
+        if self._whole and not self._older and end is None:
+            taken = self._drain_whole(count)
+        else:
+            taken = list(islice(self.scan(b"", end), count))
+            for key, _ in taken:
+                self.values.pop(key, None)
+                self._older.pop(key, None)
+        keys = [key for key, _ in taken]
+        self.dirty.difference_update(keys)
+        self._drained.extend(keys)
         if taken:
             self._floor = max(self._floor, taken[-1][0] + b"\x00")
+        return taken
+
+    def _drain_whole(self, count: int) -> list[tuple[bytes, V]]:
+        """As ``drain``, out of memory; the order is found once, however many slices it takes."""
+        if self._order is None:
+            self._order = sorted((key for key, value in self.values.items() if value is not None), reverse=True)
+        order, values = self._order, self.values
+        taken: list[tuple[bytes, V]] = []
+        while order and len(taken) < count:
+            key = order.pop()
+            value = values[key]
+            if value is not None:  # else deleted since, which is still to be written
+                taken.append((key, value))
+                del values[key]
         return taken
 
     def take_changes(self) -> list[tuple[bytes, Changes]]:
@@ -213,6 +238,7 @@ class KeyedState(Generic[V]):
     def applied(self) -> None:
         self._floor = b""
         if len(self.values) > self._budget.entries:
+            self._whole = self._whole and not self._older
             self._older, self.values = self.values, {}
 
 
