@@ -190,6 +190,8 @@ def _fold(parts: list[Aggregation[Any]], value: Any) -> Fold:
     get = getter(fields.pop() if fields else None, value, parts[0].name)
     step, *steps = [part.step for part in parts]
     if not steps:
+        if not parts[0].needs_field:
+            return lambda acc, record: (step(acc[0], None),)
         return lambda acc, record: (step(acc[0], get(record)),)
     step_b, *steps = steps
     if not steps:
