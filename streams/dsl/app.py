@@ -23,12 +23,13 @@ from streams.dsl.blueprint import Blueprint, draw_blueprint
 from streams.dsl.codec import Codec, value_codec
 from streams.dsl.foreign import Outbox, split_location
 from streams.dsl.keys import key_codec, ordered_key_codec
-from streams.dsl.naming import Names, check_name
+from streams.dsl.naming import Names, check_name, check_partitions
 from streams.dsl.running import Running, TableView
 from streams.dsl.stream import Stream
 from streams.dsl.table import Table, tables_named_by
 from streams.dsl.topic import Topic
 from streams.dsl.types import AgentFunction, AgentSettings, Kind, StreamSettings, TopicSettings, Unknown, writable_codec
+from streams.dsl.view import View
 from streams.errors import ConfigurationError, TopologyError
 from streams.operators.agent import Agent as AgentNode
 from streams.operators.source import Source
@@ -132,7 +133,7 @@ class App:
         location, name = split_location(name)
         spec = TopicSpec(
             check_name(name, "a topic"),
-            partitions or self.partitions,
+            check_partitions(partitions, self.partitions, f"topic {name}"),
             "user",
             None if retention is None else parse_duration_ms(retention, "retention"),
             retention_bytes,
@@ -322,7 +323,7 @@ class App:
     def view(self, state: StateSpec, keys: Codec[Any], result: Callable[[Any], Any]) -> Table[Any, Any]:
         """A read-only table over the state of an aggregate."""
         self.views.setdefault(state.name, TableView(state, keys, keys, result))
-        return self.tables.setdefault(state.name, Table(self, state.name, state, keys, keys, None))
+        return self.tables.setdefault(state.name, View(self, state.name, state, keys, result))
 
     @overload
     def agent(self, stream: str, **settings: Unpack[AgentSettings]) -> Callable[[AgentFunction], Agent[Any, Any]]: ...

@@ -15,6 +15,7 @@ from streams.core.log import TopicSpec
 from streams.core.topology import StoreRecord, TopologyRecord
 from streams.dsl.foreign import Outbox
 
+
 @dataclass(frozen=True, slots=True)
 class Blueprint:
     """An app as a plan.

@@ -27,6 +27,13 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+def check_partitions(asked: int | None, default: int, what: str) -> int:
+    """The number of partitions asked for, or the default; raises ConfigurationError for less than one."""
+    if asked is not None and asked < 1:
+        raise ConfigurationError(f"{what}: partitions={asked}; it has at least one")
+    return default if asked is None else asked
+
+
 def function_label(fn: Callable[..., Any], fallback: str) -> str:
     """A short name for a function: its own, or for a lambda the attributes and items that it reads."""
     name = getattr(fn, "__name__", "")

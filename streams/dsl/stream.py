@@ -20,11 +20,12 @@ from streams.dsl.agg import Aggregation, Aggregator, Single, count, reduce
 from streams.dsl.aggregated import Aggregated, Windowed
 from streams.dsl.codec import Codec, value_codec
 from streams.dsl.keys import key_codec
-from streams.dsl.naming import function_label
+from streams.dsl.naming import check_partitions, function_label
 from streams.dsl.processed import ProcessDecorator
 from streams.dsl.table import Table
 from streams.dsl.topic import Topic
 from streams.dsl.types import Unknown, returned_type, writable_codec
+from streams.dsl.view import View
 from streams.errors import ConfigurationError, TopologyError
 from streams.operators.aggregate import Aggregate
 from streams.operators.batching import Batching, batching_state
@@ -120,7 +121,7 @@ class Stream(Generic[K, V]):
         label = name or f"{self.label}.by-{function_label(fn, 'key')}"
         topic = TopicSpec(
             self.app.internal(label, "repartition", f"the key_by on {self.label}"),
-            partitions or self.app.partitions,
+            check_partitions(partitions, self.app.partitions, f"key_by on {self.label}"),
             "repartition",
         )
         self.app.add(
@@ -306,7 +307,7 @@ class Stream(Generic[K, V]):
             state=table.state,
             recode_key=table.recode_from(self.keys, label),
             inner=how == "inner",
-            join=fn if fn is not None else _pair,
+            join=_shown(table, fn if fn is not None else _pair),
         )
         returned = returned_type(fn) if fn is not None and value is Unknown else value
         return self._then(node, type=returned, key_fn=None)
@@ -314,6 +315,8 @@ class Stream(Generic[K, V]):
     def to_table(self, table: Table[K, V]) -> Stream[K, V]:
         """Keep the last value of each key in ``table``; None deletes.  Returns the changes."""
         label = f"{self.label}: to table {table.name}"
+        if table.read_only:
+            raise TopologyError(f"{label}: it shows the results of an aggregate, which alone writes it")
         node = TableWriter(
             name=label,
             upstream=(self.node,),
@@ -331,6 +334,14 @@ class Stream(Generic[K, V]):
     def _then(self, node: Node, **changes: Any) -> Stream[Any, Any]:
         self.app.add(node)
         return dataclasses.replace(self, node=node, **changes)
+
+
+def _shown(table: Table[Any, Any], join: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """``join`` with rows as the table shows them: of an aggregate's state its results."""
+    if not isinstance(table, View):
+        return join
+    result = table.result
+    return lambda value, row: join(value, None if row is None else result(row))
 
 
 def _pair(value: Any, row: Any) -> tuple[Any, Any]:

@@ -31,6 +31,8 @@ class Table(Generic[K, V]):
     (``t[k].append(x)`` alone is not noticed).
     """
 
+    read_only = False
+
     def __init__(
         self,
         app: App,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from streams import App, Table
-from streams.errors import RecordFailed, TopologyError
+from streams import App, Table, agg
+from streams.errors import ConfigurationError, RecordFailed, TopologyError
 from streams.testing.driver import TestDriver
 
 Events = AsyncIterator[Any]
@@ -350,3 +350,38 @@ def test_a_table_survives_a_restart_with_its_store_and_without() -> None:
     kept._stores.disks.clear()
     with TestDriver(app, after=kept) as rebuilt:
         assert rebuilt.table("t") == {"a": 3, "b": 1}
+
+
+def test_the_table_of_an_aggregate_shows_results_wherever_it_is_read_and_nobody_else_writes_it() -> None:
+    app = App("a", partitions=2)
+    source = app.stream("in", on_error="skip")
+    view = source.aggregate(n=agg.count(), mean=agg.mean("v")).table()
+    source.named("joined").join(view, how="left").map(lambda pair: pair[1]).to("joined-out")
+
+    @app.agent(source, sinks=["out"])
+    async def look(events: Events) -> Events:
+        async for event in events:
+            if event["v"] == 0:
+                view["k"] = {}
+            if event["v"] == 1:
+                del view["k"]
+            yield [view["k"], dict(view.items()), "k" in view]
+
+    with TestDriver(app) as t:
+        t.send_all("in", [("k", {"v": 4}), ("k", {"v": 0}), ("k", {"v": 1}), ("k", {"v": 3})])
+        first, last = {"n": 1, "mean": 4.0}, {"n": 4, "mean": 2.0}
+        assert t.outputs("out") == [("k", [first, {"k": first}, True]), ("k", [last, {"k": last}, True])]
+        assert [value["n"] for _, value in t.outputs("joined-out")] == [1, 2, 3, 4]
+        assert t.table("in.aggregate") == {"k": last}
+        assert t.run(view.get("k")) == last
+    with pytest.raises(TopologyError, match="shows the results of an aggregate"):
+        source.to_table(view)
+
+
+def test_a_topic_has_at_least_one_partition() -> None:
+    app = App("a")
+    for wrong in (0, -1):
+        with pytest.raises(ConfigurationError, match="it has at least one"):
+            app.topic("t", partitions=wrong)
+        with pytest.raises(ConfigurationError, match="it has at least one"):
+            app.stream("in").key_by(str, partitions=wrong, name=f"by{wrong + 5}")
