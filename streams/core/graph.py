@@ -140,7 +140,11 @@ class Graph:
         found: dict[str, TopicSpec] = {}
         for node in self.nodes:
             for spec in (*node.writes, *((node.reads,) if node.reads is not None else ())):
-                found[spec.name] = spec
+                if found.setdefault(spec.name, spec) != spec:
+                    raise TopologyError(
+                        f"{node.name}: the topic {spec.name} is used as a {found[spec.name].kind} topic and as a "
+                        f"{spec.kind} topic; give one of them another name"
+                    )
         return found
 
     def subtopologies(self) -> list[Subtopology]:

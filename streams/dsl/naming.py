@@ -6,6 +6,7 @@ rest of the app is edited.  Two operators that would get the same name are refus
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -25,6 +26,15 @@ def check_name(name: str, what: str) -> str:
             f"letter or digit"
         )
     return name
+
+
+def check_plain(fn: Callable[..., Any], what: str, *, generator: bool = True) -> None:
+    """Raises ConfigurationError for an async function, which an operator would call and never wait for, and, where
+    its result isn't looked at, for a generator, whose body would never run."""
+    if inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn):
+        raise ConfigurationError(f"{what} is async; operators call plain functions: use an agent for what awaits")
+    if not generator and inspect.isgeneratorfunction(fn):
+        raise ConfigurationError(f"{what} yields; hand values on with ctx.emit(…) instead")
 
 
 def check_partitions(asked: int | None, default: int, what: str) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from streams.core.state import StateSpec
 from streams.dsl.codec import Codec, value_codec
+from streams.dsl.naming import check_plain
 from streams.dsl.topic import Topic
+from streams.errors import ConfigurationError
 from streams.operators.process import Process, ProcessContext
 
 if TYPE_CHECKING:
@@ -30,7 +33,8 @@ class ProcessDecorator(Generic[K, V, S]):
 
     def __call__(self, fn: Callable[[V, S, ProcessContext], Any]) -> Processed[K, S]:
         source = self._source
-        values: Codec[S] = value_codec(self._state)
+        check_plain(fn, f"process {fn.__name__}", generator=False)
+        values: Codec[S] = value_codec(_state_type(self._state, fn.__name__))
         state_name = source.app.state_name(self._name or fn.__name__)
         handlers: dict[str, Callable[[S, ProcessContext], Any]] = {}
         tables = source.app.tables_of(fn)
@@ -67,6 +71,7 @@ class Processed(Generic[K, S]):
         """Decorate ``fn(state, ctx)``, called when the timer ``name`` of a key is due."""
 
         def decorate(fn: Callable[[S, ProcessContext], R]) -> Callable[[S, ProcessContext], R]:
+            check_plain(fn, f"on_timer({name!r})", generator=False)
             self._handlers[name] = fn
             self._tables.extend(table for table in self.stream.app.tables_of(fn) if table not in self._tables)
             return fn
@@ -76,3 +81,14 @@ class Processed(Generic[K, S]):
     def to(self, topic: Topic[Any, Any] | str) -> None:
         """Write what is emitted to a topic."""
         self.stream.to(topic)
+
+
+def _state_type(state: Callable[[], S] | type[S], process: str) -> Any:
+    """The type of a process's state: as declared, or of what the function makes that was given instead."""
+    try:
+        made = state()
+    except TypeError as error:
+        raise ConfigurationError(
+            f"process {process}: its state can't be made without arguments ({error}); give each field a default"
+        ) from error
+    return type(made) if inspect.isfunction(state) else state

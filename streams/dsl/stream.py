@@ -20,7 +20,7 @@ from streams.dsl.agg import Aggregation, Aggregator, Single, count, reduce
 from streams.dsl.aggregated import Aggregated, Windowed
 from streams.dsl.codec import Codec, value_codec
 from streams.dsl.keys import key_codec
-from streams.dsl.naming import check_partitions, function_label
+from streams.dsl.naming import check_partitions, check_plain, function_label
 from streams.dsl.processed import ProcessDecorator
 from streams.dsl.table import Table
 from streams.dsl.topic import Topic
@@ -115,6 +115,7 @@ class Stream(Generic[K, V]):
         Goes through an internal topic on the log, exactly once.  ``key``: its type, str by default or as annotated;
         ``value``: the type of the values, where it isn't known; ``partitions``: the app's by default.
         """
+        check_plain(fn, f"key_by on {self.label}")
         keys = key_codec(key if key is not None else returned_type(fn, None))
         known = self.type if value is Unknown else value
         values = writable_codec(known, f"key_by on {self.label}")
@@ -144,6 +145,8 @@ class Stream(Generic[K, V]):
         """One stream a predicate; each value goes to the first that is true for it, or to ``"rest"`` if none is."""
         if "rest" in predicates:
             raise ConfigurationError("branch: 'rest' is the branch of what no predicate takes; name yours otherwise")
+        for name, predicate in predicates.items():
+            check_plain(predicate, f"{self.label}: branch {name}")
         node = Branch(
             name=f"{self.label}: branch",
             upstream=(self.node,),
@@ -329,7 +332,9 @@ class Stream(Generic[K, V]):
     # ── inner ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _operator(self, kind: str, fn: Callable[..., Any]) -> str:
-        return f"{self.label}: {kind} {function_label(fn, 'function')}"
+        name = f"{self.label}: {kind} {function_label(fn, 'function')}"
+        check_plain(fn, name)
+        return name
 
     def _then(self, node: Node, **changes: Any) -> Stream[Any, Any]:
         self.app.add(node)

@@ -323,3 +323,23 @@ def test_a_duration_that_cannot_be_read_names_the_setting() -> None:
     app = App("a")
     with pytest.raises(ConfigurationError, match="out_of_orderness"):
         app.stream("in", out_of_orderness="ten minutes")
+
+
+async def later(value: Any) -> Any:
+    return value
+
+
+@pytest.mark.parametrize("operator", ["map", "filter", "flat_map", "peek", "key_by"])
+def test_an_async_function_is_refused_where_nobody_would_await_it(operator: str) -> None:
+    source = App("a").stream("in")
+    with pytest.raises(ConfigurationError, match="is async; operators call plain functions: use an agent"):
+        getattr(source, operator)(later)
+    with pytest.raises(ConfigurationError, match="branch late is async"):
+        source.branch(late=later)
+
+
+def test_a_topic_that_has_the_name_of_an_internal_one_is_refused() -> None:
+    app = App("a")
+    app.stream("a.by.repartition").key_by(str, name="by").to("out")
+    with pytest.raises(TopologyError, match=r"a\.by\.repartition is used as a \w+ topic and as a"):
+        app.build()

@@ -433,3 +433,43 @@ def test_a_state_that_cannot_be_written_is_named_with_its_key() -> None:
     keep.to("out")
     with TestDriver(app) as t, pytest.raises(DataError, match="the state of key b'k' can't be written"):
         t.send("in", 1, key="k")
+
+
+@pytest.mark.parametrize("kind", [dict, lambda: {"n": 0}])
+def test_the_state_of_a_process_may_be_a_plain_dict_or_what_a_function_makes(kind: Any) -> None:
+    app = App("a")
+
+    @app.stream("in").process(state=kind)
+    def count(value: Any, state: Any, ctx: ProcessContext) -> None:
+        state["n"] = state.get("n", 0) + 1
+        ctx.emit(state["n"])
+
+    count.to("out")
+    with TestDriver(app) as t:
+        t.send_all("in", [("k", 1), ("k", 2)])
+    with TestDriver(app, after=t) as again:
+        again.send("in", 3, key="k")
+        assert [value for _, value in again.outputs("out")] == [1, 2, 3]
+
+
+def test_a_process_that_would_never_run_is_refused() -> None:
+    app = App("a")
+    source = app.stream("in")
+    with pytest.raises(ConfigurationError, match="process waiting is async"):
+
+        @source.process(state=Counter)
+        async def waiting(value: Any, state: Counter, ctx: ProcessContext) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"process giving yields; hand values on with ctx.emit"):
+
+        @source.process(state=Counter)
+        def giving(value: Any, state: Counter, ctx: ProcessContext) -> Any:
+            yield value
+
+    class Needy(State):
+        n: int
+
+    with pytest.raises(ConfigurationError, match="process lacking: its state can't be made without arguments"):
+
+        @source.process(state=Needy)
+        def lacking(value: Any, state: Needy, ctx: ProcessContext) -> None: ...
