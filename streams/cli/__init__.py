@@ -14,6 +14,10 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of ``streams``.  Ends by SystemExit with 0 (done), 1 (failed) or 2 (wrong usage or settings)."""
-    from streams.cli.program import run
+    try:
+        from streams.cli.program import run
 
-    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+        status = run(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:  # before there was anything to stop
+        status = 130
+    sys.exit(status)

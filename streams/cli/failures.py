@@ -11,6 +11,7 @@ import os
 import sys
 import sysconfig
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from streams.errors import ConfigurationError, StreamsError
@@ -32,9 +33,10 @@ def wants_traceback() -> bool:
 
 def report(error: BaseException) -> None:
     """Say on stderr what went wrong: one line, or all of it when that was asked for."""
-    if wants_traceback():
-        traceback.print_exception(error)
-    print(f"streams: error: {describe(error)}", file=sys.stderr)
+    with suppress(OSError):  # a full disk, where stderr is a file on it: the status still tells
+        if wants_traceback():
+            traceback.print_exception(error)
+        print(f"streams: error: {describe(error)}", file=sys.stderr)
 
 
 def describe(error: BaseException) -> str:

@@ -34,30 +34,33 @@ async def _lag(app: App, url: str) -> list[dict[str, Any]]:
     from streams.core.checkpoint import decode_checkpoint
     from streams.core.record import TopicPartition
 
-    rows: list[dict[str, Any]] = []
     blueprint = app.build()
+    inputs = [
+        (subtopology.task_id(partition), TopicPartition(name, partition))
+        for subtopology in blueprint.subtopologies
+        for partition in range(subtopology.partitions)
+        for name in sorted({node.reads.name for node in subtopology.nodes if node.reads is not None})
+    ]
+    for outbox in blueprint.outboxes:
+        inputs += [(task, TopicPartition(outbox.topic.name, number)) for number, task in enumerate(outbox.task_ids)]
+    own = {spec.name for spec in blueprint.own_topics}
+    rows: list[dict[str, Any]] = []
     async with reach(url) as log:
-        known = await log.topics()
-        for subtopology in blueprint.subtopologies:
-            names = sorted({node.reads.name for node in subtopology.nodes if node.reads is not None})
-            for partition in range(subtopology.partitions):
-                task = subtopology.task_id(partition)
-                stored = await log.checkpoint(task)
-                checkpoint = None if stored is None else decode_checkpoint(stored)
-                inputs = [TopicPartition(name, partition) for name in names]
-                bounds = await log.bounds([at for at in inputs if at.topic in known])
-                for at in inputs:
-                    held = bounds.get(at)
-                    position = checkpoint.position(at) if checkpoint is not None else None
-                    since = position if position is not None else (held.start if held is not None else None)
-                    rows.append(
-                        {
-                            "task": task,
-                            "topic": at.topic,
-                            "partition": partition,
-                            "position": None if position is None else position.offset(),
-                            "end": None if held is None else held.end.offset(),
-                            "lag": None if held is None or since is None else since.distance(held.end),
-                        }
-                    )
+        there = {name for name in await log.topics() if name in own}
+        bounds = await log.bounds([at for _, at in inputs if at.topic in there])
+        stored = {task: await log.checkpoint(task) for task in dict.fromkeys(task for task, _ in inputs)}
+    for task, at in inputs:
+        checkpoint, held = stored[task], bounds.get(at)
+        position = None if checkpoint is None else decode_checkpoint(checkpoint).position(at)
+        since = position if position is not None or held is None else held.start
+        rows.append(
+            {
+                "task": task,
+                "topic": at.topic,
+                "partition": at.partition,
+                "position": None if position is None else position.offset(),
+                "end": None if held is None else held.end.offset(),
+                "lag": None if held is None or since is None else since.distance(held.end),
+            }
+        )
     return rows

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -90,7 +91,8 @@ class RestoreProgress:
         rate = done / (now - begun) if now > begun else 0.0
         left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
         speed = f", {rate:,.0f}/s" if rate else ""
-        sys.stderr.write(f"streams: restoring {task}: {done:,} of {total:,} records{speed}{left}\n")
+        with suppress(OSError):  # what can't be told must not fail the restore that it tells of
+            sys.stderr.write(f"streams: restoring {task}: {done:,} of {total:,} records{speed}{left}\n")
 
 
 def _bars() -> Progress:

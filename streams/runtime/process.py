@@ -146,7 +146,8 @@ class _Stop:
         self._asked = True
         _say(f"{name}: committing and leaving; once more stops at once")
         self.watch()
-        self._loop.call_soon_threadsafe(self.event.set)
+        with suppress(RuntimeError):  # the loop has just been closed: there is nothing left to stop
+            self._loop.call_soon_threadsafe(self.event.set)
 
     def watch(self) -> None:
         """From now on the process has a deadline."""
@@ -166,7 +167,8 @@ class _Stop:
 
 def _say(line: str) -> None:
     # Straight to the descriptor: a handler may come in the middle of a print.
-    os.write(2, f"streams: {line}\n".encode())
+    with suppress(OSError):  # a full disk, where stderr is a file on it
+        os.write(2, f"streams: {line}\n".encode())
 
 
 @contextmanager
