@@ -117,7 +117,7 @@ class KeyedState(Generic[V]):
         missing = set(filterfalse(values.__contains__, keys))
         if missing:
             if self._older:
-                found = missing.intersection(self._older)
+                found = set(filter(self._older.__contains__, missing))  # intersection() walks over the whole dict
                 values.update(zip(found, map(self._older.pop, found)))
                 missing -= found
             if self._whole:
