@@ -127,10 +127,10 @@ async def _restored(app: App, log: Log, table: str, opened: ExitStack) -> TableR
 
     from streams.cli.progress import RestoreProgress
     from streams.core.checkpoint import decode_checkpoint
+    from streams.core.plan import assign_prefixes
     from streams.core.record import TopicPartition
     from streams.core.state import CacheBudget, KeyedState
     from streams.core.store import StoreView, prefix_bytes
-    from streams.core.task import assign_prefixes
     from streams.dsl.blueprint import changelog_topic
     from streams.runtime.process import state_directory
     from streams.runtime.restore import Restoration, restore

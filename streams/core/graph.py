@@ -50,6 +50,20 @@ class TimedProcessor(Processor, Protocol):
         ...
 
 
+class WallProcessor(Protocol):
+    """A processor that also acts on wall-clock time, which is handed in as a fact."""
+
+    def tick(self, now_ms: int) -> bool:
+        """Do what is due by the wall clock; True when that emitted something."""
+        ...
+
+
+class Mailbox(Protocol):
+    """A processor that keeps its batches for the runtime to work on: an agent."""
+
+    mail: list[Batch]
+
+
 class Node(Protocol):
     """The description of one operator."""
 
@@ -198,6 +212,19 @@ def _subtopology(app: str, nodes: list[Node]) -> Subtopology:
                     f"({known.fingerprint} and {state.fingerprint}); give one of them a name= of its own"
                 )
     return Subtopology(f"{app}.{name}", nodes, widest.partitions, states)
+
+
+def fan_out(children: Sequence[Emit]) -> Emit:
+    """What a node emits goes to all its children, in the order in which they were added."""
+    if len(children) == 1:
+        return children[0]
+    targets: tuple[Emit, ...] = tuple(children)
+
+    def emit(batch: Batch) -> None:
+        for target in targets:
+            target(batch)
+
+    return emit
 
 
 def needs_record_order(nodes: Sequence[Node]) -> bool:

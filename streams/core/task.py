@@ -14,28 +14,29 @@ restart neither: what is left in the state below that watermark is the cursor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import msgspec
 
 from streams.core.batch import FOREVER, NEVER, Batch, Origin
-from streams.core.capability import Limits
 from streams.core.checkpoint import Checkpoint, partition_key
-from streams.core.context import Partitioner, TaskContext
+from streams.core.context import TaskContext
 from streams.core.graph import (
-    Emit,
+    Mailbox,
     Node,
     Processor,
     SourceNode,
     Subtopology,
     TimedProcessor,
+    WallProcessor,
+    fan_out,
     needs_record_order,
 )
 from streams.core.inputs import Input, Piece, SourceProcessor, choose
 from streams.core.log import Append
 from streams.core.outputs import Outputs
+from streams.core.plan import Captured, Plan, assign_prefixes, changelog_records
 from streams.core.policy import Failures
 from streams.core.record import START, Fetched, Position, Records, TopicPartition
 from streams.core.state import CacheBudget, KeyedState, State, StateSpec, UnencodableState, WindowedState
@@ -50,54 +51,8 @@ from streams.core.watermark import (
     encode_mark,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What all tasks of an app share: names, sizes and limits.
-
-    state_cache_bytes: memory for the decoded values of each named state of each task.
-    """
-
-    app: str
-    limits: Limits
-    partitions: Mapping[str, int]
-    partitioner: Partitioner
-    upstream_tasks: Mapping[str, Sequence[str]]
-    state_cache_bytes: int = 64 * 2**20
-    dirty_entries: int = 100_000
-    watermark_interval_ms: int = 100
-    piece_records: int = 1000
-
-    def changelog(self, state: str) -> str:
-        return f"{self.app}.{state}.changelog"
-
-
-@dataclass(slots=True)
-class Captured:
-    """One slice, ready to be committed."""
-
-    checkpoint: Checkpoint
-    appends: list[Append]
-    positions: dict[TopicPartition, Position]
-    changes: dict[str, list[tuple[bytes, Changes]]]
-
-
-class WallProcessor(Protocol):
-    """A processor that also acts on wall-clock time, which is handed in as a fact."""
-
-    def tick(self, now_ms: int) -> bool:
-        """Do what is due by the wall clock; True when that emitted something."""
-        ...
-
-
 GUESSED_CHANGE_BYTES = 16_384
 """What a changed state is taken to weigh before one was seen: caution costs a few early commits."""
-
-
-class Mailbox(Protocol):
-    """A processor that keeps its batches for the runtime to work on: an agent."""
-
-    mail: list[Batch]
 
 
 class Task:
@@ -407,7 +362,7 @@ class Task:
                 self._check_sizes(name, taken)
                 changes[name] = taken
                 appends.append(
-                    Append(TopicPartition(self._plan.changelog(name), self.partition), _changelog(taken, now_ms))
+                    Append(TopicPartition(self._plan.changelog(name), self.partition), changelog_records(taken, now_ms))
                 )
         self._weigh(changes)
         checkpoint = msgspec.structs.replace(
@@ -483,35 +438,3 @@ class Task:
         return StoreState(
             made.log_id, made.epoch, made.number, dict(changelogs), self._prefixes, self._identities, made.claim
         )
-
-
-def fan_out(children: Sequence[Emit]) -> Emit:
-    """What a node emits goes to all its children, in the order in which they were added."""
-    if len(children) == 1:
-        return children[0]
-    targets: tuple[Callable[[Batch], Any], ...] = tuple(children)
-
-    def emit(batch: Batch) -> None:
-        for target in targets:
-            target(batch)
-
-    return emit
-
-
-def assign_prefixes(state: StoreState | None, specs: Mapping[str, StateSpec]) -> dict[str, int]:
-    """The number under which the store keeps each named state: as it is, and the next free ones for new states."""
-    prefixes = dict(state.prefixes) if state is not None else {}
-    for name in specs:
-        prefixes.setdefault(name, max(prefixes.values(), default=0) + 1)
-    return prefixes
-
-
-def _changelog(taken: Sequence[tuple[bytes, Changes]], now_ms: int) -> Records:
-    keys: list[bytes | None] = []
-    values: list[bytes | None] = []
-    for sub, changes in taken:
-        keys.extend([sub + key for key in changes.deletes] if sub else changes.deletes)
-        values.extend([None] * len(changes.deletes))
-        keys.extend([sub + key for key, _ in changes.puts] if sub else [key for key, _ in changes.puts])
-        values.extend([value for _, value in changes.puts])
-    return Records(keys, values, [now_ms] * len(keys))

@@ -24,10 +24,11 @@ from streams.core.capability import GuaranteeName
 from streams.core.checkpoint import claimed, decode_checkpoint, encode_checkpoint, partition_key
 from streams.core.graph import SourceNode, Subtopology
 from streams.core.log import Append, Commit, Log, Reader, TaskWriter
+from streams.core.plan import Captured, Plan
 from streams.core.record import TopicPartition
 from streams.core.recovery import InputFacts, resolve_inputs
 from streams.core.store import Store
-from streams.core.task import Captured, Plan, Task
+from streams.core.task import Task
 from streams.errors import (
     AgentStuck,
     CommitUnknown,

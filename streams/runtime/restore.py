@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from streams.core.checkpoint import Checkpoint
 from streams.core.graph import Subtopology
 from streams.core.log import Log
+from streams.core.plan import assign_prefixes
 from streams.core.record import Position, TopicPartition
 from streams.core.recovery import ChangelogFacts, Rebuild, Replay, resolve_recovery
 from streams.core.store import Store, StoreState, prefix_bytes
-from streams.core.task import assign_prefixes
 from streams.runtime.stores import Stores
 
 logger = logging.getLogger("streams")

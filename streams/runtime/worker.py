@@ -22,9 +22,9 @@ from streams.connectors.log_sink import LogSink
 from streams.connectors.registry import open_log
 from streams.core.capability import derive_commit, derive_sink, derive_source, require
 from streams.core.log import Append, Commit, Log, TopicSpec
+from streams.core.plan import Plan
 from streams.core.record import Position, Records, TopicPartition
 from streams.core.state import KeyedState
-from streams.core.task import Plan
 from streams.core.topology import TopologyRecord, resolve_topology, slot_of
 from streams.dsl.agent import Agent
 from streams.dsl.app import App

@@ -260,6 +260,10 @@ class Cluster:
                 machine.process.kill()
         self.network.server.restore(self._snapshot)
         self._snapshot = None
+        # Else each would find its own disks again, and never a store that others have overtaken meanwhile.
+        for task in self.tasks:
+            if self.random.random() < 0.5:
+                self._give(task, [self.random.choice(self.machines)])
 
     # ── the end ───────────────────────────────────────────────────────────────────────────────────────────────────
 
