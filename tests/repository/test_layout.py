@@ -92,7 +92,11 @@ def test_every_example_is_named_by_a_test() -> None:
 def bound_names(tree: ast.Module) -> set[str]:
     """What the module's own statements bind at the top: what mypy, pyright and an editor's completion see."""
     names: set[str] = set()
+    statements = list(tree.body)
     for node in tree.body:
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            statements.extend(node.body)
+    for node in statements:
         match node:
             case ast.Import() | ast.ImportFrom():
                 names |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
