@@ -1,0 +1,91 @@
+"""What the three policies do to a record, as the core carries them out."""
+
+from __future__ import annotations
+
+import pytest
+
+from streams.core.batch import Batch, Origin
+from streams.core.capability import Limits
+from streams.core.log import TopicSpec
+from streams.core.outputs import Outputs, RecordTooLarge
+from streams.core.policy import FAIL, ErrorPolicy, Failures
+from streams.core.record import Fetched, Records, TopicPartition
+from streams.errors import RecordFailed, WrongPartition
+
+AT = TopicPartition("in", 3)
+LETTERS = ErrorPolicy("dead_letter", TopicSpec("letters", partitions=2))
+SKIP = ErrorPolicy("skip")
+
+
+def batch() -> Batch:
+    """Three records of which the log knows the offsets 10, 20 and 30."""
+    records = Records([b"a", None, b"c"], [b"1", b"2", b"3"], [5, 6, 7])
+    fetched = Fetched(AT, [10, 20, 30], records, 31)
+    origin = Origin(fetched, 0, [5, 6, 7], before=0, after=7, ceiling=100, slack_ms=0)
+    return Batch([b"a", None, b"c"], [1, 2, 3], [5, 6, 7], [0, 1, 2], origin)
+
+
+def failures() -> tuple[Failures, Outputs]:
+    outputs = Outputs(Limits())
+    return Failures(outputs, "app.in-3"), outputs
+
+
+def test_fail_raises_with_the_offset_that_the_log_gave_and_the_cause() -> None:
+    cause = ValueError("no")
+    with pytest.raises(RecordFailed, match=r"in\[3\]@20: op: ValueError: no") as caught:
+        failures()[0].drop(batch(), [(1, cause)], "op", FAIL)
+    assert caught.value.__cause__ is cause
+    assert (caught.value.topic, caught.value.partition, caught.value.offset) == ("in", 3, 20)
+
+
+def test_skip_leaves_the_others_and_counts_by_operator() -> None:
+    carried, outputs = failures()
+    left = carried.drop(batch(), [(0, ValueError("x")), (2, ValueError("y"))], "op", SKIP)
+    assert (left.values, left.keys, list(left.rows)) == ([2], [None], [1])
+    assert carried.skipped == {"op": 2}
+    assert outputs.count == 0
+
+
+def test_a_dead_letter_is_one_more_output_of_the_same_slice() -> None:
+    carried, outputs = failures()
+    carried.drop(batch(), [(2, ValueError("x"))], "op", LETTERS)
+    assert outputs.count == 1
+    [append] = outputs.take()
+    assert append.partition == TopicPartition("letters", 1), "its own partition, as far as there are so many"
+    assert (append.records.keys, append.records.values, append.records.timestamps) == ([b"c"], [b"3"], [7])
+
+
+@pytest.mark.parametrize("policy", [FAIL, SKIP, LETTERS])
+def test_a_key_of_another_task_is_a_fault_of_the_app_under_every_policy(policy: ErrorPolicy) -> None:
+    with pytest.raises(WrongPartition):
+        failures()[0].drop(batch(), [(0, WrongPartition("elsewhere"))], "op", policy)
+
+
+def test_outputs_name_the_first_record_that_is_too_large_and_the_setting() -> None:
+    outputs = Outputs(Limits(max_record_bytes=10))
+    with pytest.raises(RecordTooLarge, match="max_record_bytes") as caught:
+        outputs.check_sizes([b"k", b"key-of-8", None], [b"fine", b"abc", b"x" * 50])
+    assert caught.value.index == 1
+    assert outputs.check_sizes([b"k", None], [None, b"x" * 10]) == 11
+
+
+def test_outputs_tell_how_much_room_a_slice_has_and_that_it_is_never_none() -> None:
+    outputs = Outputs(Limits(max_commit_records=3))
+    assert (outputs.room, outputs.full) == (3, False)
+    outputs.add(AT, [None] * 4, [b"x"] * 4, [1] * 4, size_bytes=4)
+    assert (outputs.room, outputs.full) == (1, True)
+    outputs = Outputs(Limits(max_commit_bytes=1000))
+    outputs.add(AT, [None], [b"x"], [1], size_bytes=2000)
+    assert (outputs.room, outputs.full) == (1, True)
+
+
+def test_outputs_keep_the_order_of_each_partition() -> None:
+    outputs = Outputs(Limits())
+    other = TopicPartition("in", 4)
+    outputs.add(AT, [b"1"], [b"a"], [1])
+    outputs.add(other, [b"2"], [b"b"], [2], [(("h", b"v"),)])
+    outputs.add(AT, [b"3"], [b"c"], [3], [(("h", b"w"),)])
+    taken = {append.partition: append.records for append in outputs.take()}
+    assert (taken[AT].values, taken[AT].headers) == ([b"a", b"c"], [None, (("h", b"w"),)])
+    assert taken[other].headers == [(("h", b"v"),)]
+    assert outputs.take() == []
