@@ -198,9 +198,11 @@ class Task:
 
     @property
     def caught_up(self) -> bool:
-        """Nothing is buffered, nothing known to the log is unread, nothing waits for a commit."""
+        """Nothing is buffered, nothing known to the log is unread, nothing waits for a commit, and downstream tasks
+        have heard how far event time has come."""
         return (
             not self.dirty
+            and not (self._marked_topics and self._mark() != self._marked)
             and self.advancing is None
             and not any(each.waiting or self._behind(each) for each in self.inputs)
         )

@@ -353,8 +353,7 @@ class App:
             if not (inspect.isasyncgenfunction(fn) or inspect.iscoroutinefunction(fn)):
                 raise ConfigurationError(f"agent {fn.__name__}: write it as `async def` over its events")
             label = check_name(name or fn.__name__, "an agent")
-            used = {table.state.name: table.state for table in (*tables, *tables_named_by(fn))}
-            agent = self._add_agent(label, source, fn, concurrency, list(used.values()))
+            agent = self._add_agent(label, source, fn, concurrency, [*tables, *tables_named_by(fn)])
             sinks_of(sinks, agent.results)
             self.agents[label] = agent
             return agent
@@ -362,8 +361,14 @@ class App:
         return decorate
 
     def _add_agent(
-        self, label: str, source: Stream[K, V], fn: Callable[..., Any], concurrency: int, states: Sequence[StateSpec]
+        self,
+        label: str,
+        source: Stream[K, V],
+        fn: Callable[..., Any],
+        concurrency: int,
+        tables: Sequence[Table[Any, Any]],
     ) -> Agent[K, V]:
+        used = {table.state.name: table for table in tables}
         values = value_codec(source.type) if source.type is not Unknown else writable_codec(Unknown, f"agent {label}")
         inbox = TopicSpec(
             self.internal(label, "inbox", f"the inbox of agent {label}"), source.partitions, "repartition"
@@ -376,7 +381,10 @@ class App:
             policy=source.policy,
             fn=fn,
             inbox=inbox,
-            tables=states,
+            tables=[table.state for table in used.values()],
+            prefetch=[
+                name for name, table in used.items() if table.key_codec.name == source.keys.name in ("str", "bytes")
+            ],
             concurrency=concurrency,
             decode_key=source.keys.decode,
         )

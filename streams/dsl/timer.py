@@ -21,6 +21,7 @@ from streams.dsl.codec import value_codec
 from streams.dsl.keys import key_codec
 from streams.dsl.naming import check_name
 from streams.dsl.stream import Stream
+from streams.dsl.table import tables_named_by
 from streams.dsl.topic import Topic
 from streams.errors import ConfigurationError
 from streams.operators.source import Source
@@ -72,7 +73,7 @@ def add_timer(
         source = Source(name=f"{label}.ticks", topic=topic, decode=codec.decode, timed=False)
         app.add(source)
         ticks: Stream[Any, int] = Stream(app, source, label, 1, key_codec(None), int, FAIL)
-        agent = app._add_agent(label, ticks, _on_ticks(fn), 1, app.tables_of(fn))
+        agent = app._add_agent(label, ticks, _on_ticks(fn), 1, tables_named_by(fn))
         sinks_of(sinks, agent.results)
         app.timers.append(Timer(label, every_ms, cron, fn, topic))
         return fn

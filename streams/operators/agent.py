@@ -59,13 +59,15 @@ class Agent(Operator):
     """Runs ``fn`` over the events that reach it; what it yields goes downstream.
 
     inbox: the topic through which it is asked; its source is one of the upstream nodes.
-    tables: what it reads and writes.  concurrency: events in flight at once; those of one key never overlap.
+    tables: what it reads and writes.  prefetch: those of them whose keys look like the records' keys, so that a batch's
+    rows can be read at once.  concurrency: events in flight at once; those of one key never overlap.
     encode_reply: values to what msgpack carries.
     """
 
     fn: Callable[..., Any]
     inbox: TopicSpec
     tables: Sequence[StateSpec]
+    prefetch: Sequence[str]
     concurrency: int
     decode_key: Callable[[bytes], Any]
 

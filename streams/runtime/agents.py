@@ -68,6 +68,8 @@ class AgentRunner:
             batch, requests = self._answer_known(batch, requests)
         if not batch.values:
             return
+        for name in self.work.node.prefetch:
+            self.work.context.keyed(name).prepare(key for key in batch.keys if key is not None)
         lanes = self._deal(batch)
         for lane, indexes in lanes:
             lane.give(batch, indexes, requests)
