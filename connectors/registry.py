@@ -1,22 +1,43 @@
-"""From a URL to a log."""
+"""From a URL to a log.
+
+The scheme of the URL chooses: the connectors of this package first, then what other packages offer under the entry
+point group ``streams.logs`` (scheme = "module:callable", called with the URL).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import cast
+
 from streams.core.log import Log
 from streams.errors import ConfigurationError
+
+ENTRY_POINTS = "streams.logs"
+
+
+def _embedded(url: str) -> Log:
+    from streams.connectors.embedded.log import EmbeddedLog
+
+    return EmbeddedLog(url)
+
+
+def _memory(url: str) -> Log:
+    from streams.connectors.memory.log import MemoryLog
+
+    return MemoryLog()
+
+
+OWN: dict[str, Callable[[str], Log]] = {"embedded": _embedded, "memory": _memory}
 
 
 def open_log(url: str) -> Log:
     """The log that a URL names, not yet opened.  Raises ConfigurationError for one that names none."""
     scheme = url.partition(":")[0]
-    if scheme == "embedded":
-        from streams.connectors.embedded.log import EmbeddedLog
-
-        return EmbeddedLog(url)
-    if scheme == "memory":
-        from streams.connectors.memory.log import MemoryLog
-
-        return MemoryLog()
+    if scheme in OWN:
+        return OWN[scheme](url)
+    for found in entry_points(group=ENTRY_POINTS, name=scheme):
+        return cast(Log, found.load()(url))
     raise ConfigurationError(
         f"log {url!r}: nothing is known about {scheme!r}; use embedded:<folder>, as in --log embedded:./data"
     )
