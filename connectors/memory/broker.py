@@ -234,7 +234,7 @@ class MemoryBroker:
         if size_bytes > limits.max_commit_bytes + limits.max_record_bytes:
             raise DataError(
                 f"memory: {size_bytes} bytes in one write, more than one record above the log's max_commit_bytes="
-                f"{limits.max_commit_bytes}; commit earlier"
+                f"{limits.max_commit_bytes}; let one record expand to less, or raise the limit"
             )
 
     def maintain(self, now_ms: int, tombstone_retention_ms: int) -> None:
