@@ -300,8 +300,8 @@ class _Pending:
         if self._size_bytes > self._config.max_commit_bytes + self._config.max_record_bytes:
             raise DataError(
                 f"{self._config.url}: {self._size_bytes} bytes in one write to {topic.spec.name!r} and others, more "
-                f"than one record above max_commit_bytes={self._config.max_commit_bytes}; let one record expand to less, "
-                f"or raise max_commit_bytes in the log's URL"
+                f"than one record above max_commit_bytes={self._config.max_commit_bytes}; let one record expand to "
+                f"less, or raise max_commit_bytes in the log's URL"
             )
         self.ends[partition] = base + len(append.records)
         self._totals[partition] = (total_bytes, append_ms)

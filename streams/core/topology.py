@@ -52,7 +52,8 @@ class Start:
     """Go on with this record.  ``changes`` are compatible and told in the log; empty when nothing changed.
 
     removed_stores, removed_topics: what a new version gave up; their contents are dropped before the record is
-    written, so that a crash in between drops them again.  fence: tasks of the former record, to be fenced before anything else when the version changed.
+    written, so that a crash in between drops them again.
+    fence: tasks of the former record, to be fenced before anything else when the version changed.
     """
 
     record: TopologyRecord
