@@ -11,7 +11,7 @@ from tests.guarantees.support import finish, rows, send, send_watermark, with_lo
 
 HOUR = 3_600_000
 KEYS = 100_000
-SMALL_COMMITS = "?max_commit_bytes=1500000&max_record_bytes=50000"
+SMALL_COMMITS = "?max_commit_bytes=600000&max_record_bytes=50000"
 """A commit holds a part of the window only: it closes in slices."""
 
 
