@@ -31,7 +31,7 @@ from streams.dsl.app import App
 from streams.dsl.blueprint import changelog_topic
 from streams.dsl.schema import incompatibility
 from streams.dsl.timer import Timer
-from streams.errors import LogUnavailable, StreamsError, TopicMismatch
+from streams.errors import LogUnavailable, RetryableError, StreamsError, TopicMismatch
 from streams.runtime.clock import Clock
 from streams.runtime.delivery import Delivery
 from streams.runtime.driver import Driver, DriverFactory, Phase, Services
@@ -115,7 +115,7 @@ class Worker:
         self._failure = asyncio.get_running_loop().create_future()
         try:
             await self._open_foreign()
-            await self._prepare()
+            await self._prepare_patiently()
             self.app.attach(self)
             for hook in self.app.start_hooks:
                 await hook()
@@ -153,6 +153,16 @@ class Worker:
                 f"{spec.location}/{spec.name} has {info.spec.partitions} partitions and the app declares "
                 f"{spec.partitions}; give app.topic partitions={info.spec.partitions}"
             )
+
+    async def _prepare_patiently(self) -> None:
+        """Workers that start at the same time fence each other's control task: then each begins again."""
+        for pause_s in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6):
+            try:
+                return await self._prepare()
+            except RetryableError as error:
+                logger.info("app %s: starting again: %s", self.app.name, error)
+                await asyncio.sleep(pause_s)
+        await self._prepare()
 
     async def _prepare(self) -> None:
         """Everything that is checked and made on the log before a task may run."""
