@@ -29,6 +29,8 @@ from streams.testing.simulation import Report, Simulation, SimulationFailed
 
 if TYPE_CHECKING:
     from streams.testing.log_contract import LogContract
+    from streams.testing.sink_contract import SinkContract
+    from streams.testing.source_contract import SourceContract
     from streams.testing.store_contract import StoreContract
 
 __all__ = [
@@ -38,6 +40,8 @@ __all__ = [
     "Report",
     "Simulation",
     "SimulationFailed",
+    "SinkContract",
+    "SourceContract",
     "StoreContract",
     "TestDriver",
     "all_faults",
@@ -55,7 +59,12 @@ __all__ = [
     "zombies",
 ]
 
-_LATER = {"LogContract": "streams.testing.log_contract", "StoreContract": "streams.testing.store_contract"}
+_LATER = {
+    "LogContract": "streams.testing.log_contract",
+    "SinkContract": "streams.testing.sink_contract",
+    "SourceContract": "streams.testing.source_contract",
+    "StoreContract": "streams.testing.store_contract",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -68,6 +69,14 @@ class TestDriver:
         self._worker = Worker(app, self._log, self._stores, self._clock, connect=self._connect)
         self._read: dict[TopicPartition, int] = {} if after is None else after._read
 
+    async def _make_foreign_topics(self) -> None:
+        """The topics that the app expects on other logs, empty."""
+        for spec in self.app.build().foreign_topics:
+            log = self._connect(spec.location)
+            await log.open()
+            await log.create_topics([replace(spec, location="")])
+            await log.close()
+
     def _connect(self, location: str) -> MemoryLog:
         """Every other log that the app names is one in memory, which the test can fill and read as well."""
         known = self._logs.get(location)
@@ -79,6 +88,7 @@ class TestDriver:
     def __enter__(self) -> TestDriver:
         try:
             self._run(self._log.open())
+            self._run(self._make_foreign_topics())
             self._working = self._worker.working()
             self._run(self._working.__aenter__())
         except BaseException:
@@ -164,8 +174,13 @@ class TestDriver:
         """Run a coroutine beside the app: ``t.run(agent.ask(…))``."""
         return self._run(work)
 
+    async def _to(self, location: str, appends: Sequence[Append]) -> None:
+        log = self._log if not location else self._connect(location)
+        await log.open()
+        await log.append(appends)
+
     def _append(self, topic: Topic[Any, Any], appends: Sequence[Append]) -> None:
-        self._run(self._logs[topic.spec.location].append(appends))
+        self._run(self._to(topic.spec.location, appends))
         self._settle()
 
     def _topic(self, topic: Topic[Any, Any] | str) -> Topic[Any, Any]:
