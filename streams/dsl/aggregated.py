@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from streams.core.state import StateSpec
 from streams.core.window import Windows
 from streams.dsl.agg import Aggregation, count
-from streams.dsl.aggregator import Aggregator
+from streams.dsl.aggregator import Aggregator, with_window
 from streams.dsl.table import Table
 from streams.dsl.topic import Topic
 from streams.dsl.types import Unknown
@@ -66,7 +66,8 @@ class Windowed(Generic[K, V]):
             fold=fold,
             windows=self.windows,
             grace_ms=self.grace_ms,
-            wrap=_with_window,
+            wrap=with_window,
+            finish=fold.in_window,
             ports=set(),
         )
         source.app.add(node)
@@ -104,9 +105,3 @@ class WindowedAggregated(Generic[K, V]):
         self.source.app.add(node)
         label = self.label if kind != "late" else f"{self.label}.late"
         return dataclasses.replace(self.source, node=node, label=label, type=value_type, key_fn=None)
-
-
-def _with_window(result: dict[str, Any], start: int, end: int) -> dict[str, Any]:
-    result["window_start"] = start
-    result["window_end"] = end
-    return result

@@ -84,7 +84,7 @@ class Aggregator:
     plain and has no type.
     """
 
-    __slots__ = ("decode", "encode", "fold", "initial", "name", "result")
+    __slots__ = ("decode", "encode", "fold", "in_window", "initial", "name", "result")
 
     counts = False
 
@@ -92,6 +92,7 @@ class Aggregator:
     initial: Callable[[], Acc]
     fold: Fold
     result: Callable[[Acc], dict[str, Any]]
+    in_window: Callable[[Acc, int, int], dict[str, Any]]
     encode: Callable[[Acc], bytes]
     decode: Callable[[bytes], Acc]
 
@@ -119,6 +120,7 @@ class Aggregator:
         self.initial = lambda: tuple([make() for make in initials])
         self.fold = _fold(parts, value)
         self.result = result
+        self.in_window = _in_window(stored, result, plain=not finish and stored == list(aggregations))
         checks = [_check(f"{name}=", part, value) for name, part in zip(stored, parts)]
         checked = [(place, check) for place, check in enumerate(checks) if check is not None]
         sets = [place for place, part in enumerate(parts) if part.initial is frozenset]
@@ -134,6 +136,23 @@ class Aggregator:
 
         self.encode = encode if checked or sets else _pack
         self.decode = _unpack(tuple.__class_getitem__(tuple(_kept(part, value) for part in parts)), self.name)
+
+
+def with_window(result: dict[str, Any], start: int, end: int) -> dict[str, Any]:
+    """A result with the bounds of its window, in ms."""
+    result["window_start"] = start
+    result["window_end"] = end
+    return result
+
+
+def _in_window(
+    stored: list[str], result: Callable[[Acc], dict[str, Any]], *, plain: bool
+) -> Callable[[Acc, int, int], dict[str, Any]]:
+    """From the accumulator of a window to what it emits; ``plain``: the parts are results as they are, in order."""
+    if not plain:
+        return lambda acc, start, end: with_window(result(acc), start, end)
+    names = (*stored, "window_start", "window_end")
+    return lambda acc, start, end: dict(zip(names, (*acc, start, end)))
 
 
 class Single(Generic[R]):

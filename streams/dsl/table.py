@@ -48,6 +48,8 @@ class Table(Generic[K, V]):
         self.key_codec = key_codec
         self.wire_key = wire_key
         self._encode = key_codec.encode
+        # The common kind of key, without a call of our own.
+        self._quick: Callable[[Any], bytes] = str.encode if key_codec.name == "str" else key_codec.encode
         self._name = state.name
         self._default = default
 
@@ -80,8 +82,8 @@ class Table(Generic[K, V]):
         here = ambient.get()
         if here is not None and here.journal is None:  # the common case, without calls
             try:
-                value: V | None = here.context.tables[self._name].values[self._encode(key)]
-            except KeyError:
+                value: V | None = here.context.tables[self._name].values[self._quick(key)]
+            except (KeyError, TypeError):
                 value = self._held(here, key)
         else:
             value = self._held(self._here(), key)
@@ -97,7 +99,10 @@ class Table(Generic[K, V]):
             raise TypeError(f"table {self.name}: None can't be stored; delete the key instead")
         here = ambient.get()
         if here is not None and here.journal is None:
-            encoded = self._encode(key)
+            try:
+                encoded = self._quick(key)
+            except TypeError:
+                encoded = self._encode(key)  # says what is wrong with the key
             state = here.context.tables.get(self._name)
             if state is not None and encoded in state.values:
                 state.values[encoded] = value

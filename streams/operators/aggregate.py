@@ -135,7 +135,7 @@ class WindowAggregate(Operator):
     Its children are ports: "updates" (the result after each record), "final" (once, when the window closes) and
     "late" (records that came after one of their windows had closed, once each); at least one of them.
     ports: the kinds of children it has; results nobody takes aren't computed.
-    wrap: (result, window start, window end) to the value that is emitted.
+    wrap: (result, window start, window end) to the value that is emitted; finish: the same from the accumulator.
     """
 
     state: StateSpec
@@ -143,6 +143,7 @@ class WindowAggregate(Operator):
     windows: Windows
     grace_ms: int
     wrap: Callable[[Any, int, int], Any]
+    finish: Callable[[Any, int, int], Any]
     ports: set[str]
 
     @property
@@ -284,7 +285,8 @@ class _WindowWork:
             end = start + node.windows.size_ms
             entries = self._state.drain(start, room)
             keys: list[bytes | None] = [key for key, _ in entries]
-            values = [node.wrap(node.fold.result(accumulator), start, end) for _, accumulator in entries]
+            finish = node.finish
+            values = [finish(accumulator, start, end) for _, accumulator in entries]
             if entries:
                 self._emit(WindowBatch(emitted(keys, values, [end - 1] * len(entries)), "final"))
             if len(entries) >= room:
