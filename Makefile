@@ -66,7 +66,8 @@ layers: $(STAMP)
 fast: $(STAMP)
 	$(RUN) coverage erase
 	$(RUN) coverage run -m pytest -m 'not ($(SLOW))'
-	@$(RUN) coverage combine --quiet
+	# What a killed process leaves of its data may be torn: that is no failure, and the report tells what is covered.
+	-@$(RUN) coverage combine --quiet
 	$(RUN) coverage report
 
 # Not under coverage: what is killed here dies at the moments of the real program, not at those of a traced one.
