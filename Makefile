@@ -63,10 +63,10 @@ types: $(STAMP)
 layers: $(STAMP)
 	$(VENV)/bin/lint-imports
 
+# What a killed process leaves of its coverage may be torn: no failure of combine, the report tells what is covered.
 fast: $(STAMP)
 	$(RUN) coverage erase
 	$(RUN) coverage run -m pytest -m 'not ($(SLOW))'
-	# What a killed process leaves of its data may be torn: that is no failure, and the report tells what is covered.
 	-@$(RUN) coverage combine --quiet
 	$(RUN) coverage report
 
