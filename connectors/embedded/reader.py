@@ -15,6 +15,7 @@ from collections.abc import Collection, Sequence
 from streams.connectors.embedded.blocks import Block, block_records
 from streams.connectors.embedded.catalog import Partition, find_block
 from streams.connectors.embedded.engine import Engine
+from streams.connectors.waiting import fetch_or_wait
 from streams.core.record import Fetched, Position, Positions, TopicPartition
 from streams.errors import DataError, PositionLost, TopicRecreated
 
@@ -51,24 +52,11 @@ class EmbeddedReader:
     async def fetch(
         self, partitions: Collection[TopicPartition], *, max_records: int, wait_s: float
     ) -> Sequence[Fetched]:
-        deadline: float | None = None
-        loop = asyncio.get_running_loop()
-        while True:
+        async def look() -> list[Fetched]:
             await self._engine.readable()
-            self._arrived.clear()
-            found = self._collect(partitions, max_records)
-            if found:
-                return found
-            now = loop.time()
-            if deadline is None:
-                deadline = now + wait_s
-            if now >= deadline:
-                return []
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await self._arrived.wait()
-            except TimeoutError:
-                deadline = now  # one look more: the record may have come in the same turn of the loop
+            return self._collect(partitions, max_records)
+
+        return await fetch_or_wait(look, self._arrived, wait_s)
 
     def ends(self) -> Positions:
         return {at: Position.at(cursor.partition.visible) for at, cursor in self._cursors.items()}

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from streams.connectors.memory.broker import MemoryBroker, MemoryPartition
 from streams.connectors.memory.rules import partition_for
+from streams.connectors.waiting import fetch_or_wait
 from streams.core.capability import Capabilities, Durability, Limits
 from streams.core.log import Append, Commit, TopicInfo, TopicSpec
 from streams.core.record import Bounds, Fetched, Position, Positions, TopicPartition
@@ -44,23 +45,10 @@ class MemoryReader:
     async def fetch(
         self, partitions: Collection[TopicPartition], *, max_records: int, wait_s: float
     ) -> Sequence[Fetched]:
-        deadline: float | None = None
-        loop = asyncio.get_running_loop()
-        while True:
-            self._arrived.clear()
-            found = self._collect(partitions, max_records)
-            if found:
-                return found
-            now = loop.time()
-            if deadline is None:
-                deadline = now + wait_s
-            if now >= deadline:
-                return []
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await self._arrived.wait()
-            except TimeoutError:
-                deadline = now  # one look more: the record may have come in the same turn of the loop
+        async def look() -> list[Fetched]:
+            return self._collect(partitions, max_records)
+
+        return await fetch_or_wait(look, self._arrived, wait_s)
 
     def _collect(self, partitions: Collection[TopicPartition], max_records: int) -> list[Fetched]:
         self._log.check_open()
