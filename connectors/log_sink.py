@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from streams.core.capability import Capabilities
-from streams.core.log import Append, Commit, Log, TaskWriter
+from streams.core.log import Append, Commit, Log, TaskRef, TaskWriter
 
 
 class LogSink:
@@ -23,8 +23,8 @@ class LogSink:
     def capabilities(self) -> Capabilities:
         return dataclasses.replace(self._log.capabilities, delivered_position=True)
 
-    async def fence(self, task: str) -> LogSinkWriter:
-        return LogSinkWriter(await self._log.fence(task, 0))
+    async def fence(self, task: TaskRef) -> LogSinkWriter:
+        return LogSinkWriter(await self._log.fence(task))
 
 
 class LogSinkWriter:

@@ -30,7 +30,8 @@ from streams.connectors.embedded.maintenance import Maintained, Maintenance
 from streams.connectors.embedded.reader import EmbeddedReader
 from streams.connectors.memory.rules import check_spec, partition_for
 from streams.core.capability import Capabilities, Durability, Limits
-from streams.core.log import Append, Commit, TopicInfo, TopicSpec
+from streams.core.log import Append, Commit, TaskRef, TopicInfo, TopicSpec
+from streams.core.membership import Alone, Member, Membership, Wanted
 from streams.core.record import Bounds, Position, Positions, TopicPartition
 from streams.errors import Fenced, LogUnavailable, RetryableError, StreamsError
 
@@ -173,19 +174,22 @@ class EmbeddedLog:
                     partition.wake()
         await self._engine.synced({})
 
-    async def fence(self, task: str, slot: int) -> EmbeddedTaskWriter:
-        generation, checkpoint = await self._engine.fence(task)
-        return EmbeddedTaskWriter(self._engine, task, generation, checkpoint)
+    def membership(self, group: str, member: Member, wanted: Wanted) -> Membership:
+        return Alone(wanted)
 
-    async def checkpoint(self, task: str) -> bytes | None:
+    async def fence(self, task: TaskRef) -> EmbeddedTaskWriter:
+        generation, checkpoint = await self._engine.fence(task.name)
+        return EmbeddedTaskWriter(self._engine, task.name, generation, checkpoint)
+
+    async def checkpoint(self, task: TaskRef) -> bytes | None:
         await self._engine.readable()
-        checkpoint = self._engine.stored_checkpoint(task)
+        checkpoint = self._engine.stored_checkpoint(task.name)
         # It may be written and not synced yet: what is handed out must not be lost afterwards.
         await self._engine.synced({})
         return checkpoint
 
-    async def forget(self, tasks: Collection[str]) -> None:
-        await self._engine.forget(dict.fromkeys(tasks))
+    async def forget(self, tasks: Collection[TaskRef]) -> None:
+        await self._engine.forget(dict.fromkeys(task.name for task in tasks))
 
     async def append(self, appends: Sequence[Append]) -> Positions:
         return await self._engine.write_records(appends)

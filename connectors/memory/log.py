@@ -15,7 +15,8 @@ from streams.connectors.memory.broker import MemoryBroker, MemoryPartition
 from streams.connectors.memory.rules import partition_for
 from streams.connectors.waiting import fetch_or_wait
 from streams.core.capability import Capabilities, Durability, Limits
-from streams.core.log import Append, Commit, TopicInfo, TopicSpec
+from streams.core.log import Append, Commit, TaskRef, TopicInfo, TopicSpec
+from streams.core.membership import Alone, Member, Membership, Wanted
 from streams.core.record import Bounds, Fetched, Position, Positions, TopicPartition
 from streams.errors import Fenced, LogUnavailable
 
@@ -165,19 +166,22 @@ class MemoryLog:
         self.check_open()
         return MemoryReader(self, positions)
 
-    async def fence(self, task: str, slot: int) -> MemoryTaskWriter:
-        self.check_open()
-        return MemoryTaskWriter(self, task)
+    def membership(self, group: str, member: Member, wanted: Wanted) -> Membership:
+        return Alone(wanted)
 
-    async def checkpoint(self, task: str) -> bytes | None:
+    async def fence(self, task: TaskRef) -> MemoryTaskWriter:
         self.check_open()
-        held = self.broker.tasks.get(task)
+        return MemoryTaskWriter(self, task.name)
+
+    async def checkpoint(self, task: TaskRef) -> bytes | None:
+        self.check_open()
+        held = self.broker.tasks.get(task.name)
         return held.checkpoint if held is not None else None
 
-    async def forget(self, tasks: Collection[str]) -> None:
+    async def forget(self, tasks: Collection[TaskRef]) -> None:
         self.check_open()
         for task in tasks:
-            self.broker.forget(task)
+            self.broker.forget(task.name)
 
     async def append(self, appends: Sequence[Append]) -> Positions:
         self.check_open()

@@ -11,15 +11,18 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol, cast
 
+import msgspec
+
 from streams.cli.remote import RemoteLog
 from streams.connectors.embedded.config import parse_url
 from streams.connectors.embedded.lock import FILE_NAME, read_holder
 from streams.connectors.registry import open_log
-from streams.core.log import Append, Log, Reader, TopicInfo, TopicSpec
+from streams.core.log import Append, Log, Reader, TaskRef, TopicInfo, TopicSpec
 from streams.core.record import Bounds, Positions, TopicPartition
+from streams.core.topology import TopologyRecord, control_ref, task_refs
 from streams.errors import ConfigurationError, LogLocked
 
-__all__ = ["ToolLog", "exists", "is_local", "reach"]
+__all__ = ["ToolLog", "exists", "is_local", "reach", "task_refs_on"]
 
 PATIENCE_S = 5.0
 """How long to wait for a holder without a control port: another tool, or a worker that is just starting."""
@@ -37,13 +40,19 @@ class ToolLog(Protocol):
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]: ...
     def reader(self, positions: Positions) -> Reader: ...
     async def append(self, appends: Sequence[Append]) -> Positions: ...
-    async def checkpoint(self, task: str) -> bytes | None: ...
+    async def checkpoint(self, task: TaskRef) -> bytes | None: ...
     def partition_for(self, key: bytes, partitions: int) -> int: ...
 
 
 def is_local(log: ToolLog) -> bool:
     """True when this process has the log open itself."""
     return not isinstance(log, RemoteLog)
+
+
+async def task_refs_on(log: ToolLog, app: str) -> Mapping[str, TaskRef]:
+    """The tasks of an app, by name, as it left them on the log; none before its first run."""
+    stored = await log.checkpoint(control_ref(app))
+    return {} if stored is None else task_refs(msgspec.msgpack.decode(stored, type=TopologyRecord))
 
 
 @asynccontextmanager

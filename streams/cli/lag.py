@@ -30,7 +30,7 @@ def lag(app: AppOption, log: LogOption = None, json: AsJson = False) -> None:
 
 
 async def _lag(app: App, url: str) -> list[dict[str, Any]]:
-    from streams.cli.access import reach
+    from streams.cli.access import reach, task_refs_on
     from streams.core.checkpoint import decode_checkpoint
     from streams.core.record import TopicPartition
 
@@ -48,7 +48,11 @@ async def _lag(app: App, url: str) -> list[dict[str, Any]]:
     async with reach(url) as log:
         there = {name for name in await log.topics() if name in own}
         bounds = await log.bounds([at for _, at in inputs if at.topic in there])
-        stored = {task: await log.checkpoint(task) for task in dict.fromkeys(task for task, _ in inputs)}
+        refs = await task_refs_on(log, app.name)
+        stored = {
+            task: await log.checkpoint(refs[task]) if task in refs else None
+            for task in dict.fromkeys(task for task, _ in inputs)
+        }
     for task, at in inputs:
         checkpoint, held = stored[task], bounds.get(at)
         position = None if checkpoint is None else decode_checkpoint(checkpoint).position(at)

@@ -14,7 +14,7 @@ import msgspec
 from streams import errors
 from streams.connectors.embedded.lock import Holder
 from streams.connectors.memory.rules import partition_for
-from streams.core.log import Append, TopicInfo, TopicSpec
+from streams.core.log import Append, TaskRef, TopicInfo, TopicSpec
 from streams.core.record import Bounds, Fetched, Position, Positions, TopicPartition
 from streams.errors import LogUnavailable, StreamsError
 from streams.runtime import wire
@@ -111,8 +111,8 @@ class RemoteLog:
     async def append(self, appends: Sequence[Append]) -> Positions:
         return wire.from_pairs(wire.decode(await self.post("/log/append", list(appends)), type=wire.Pairs))
 
-    async def checkpoint(self, task: str) -> bytes | None:
-        return wire.decode(await self.get("/log/checkpoint", task=task), type=bytes | None)
+    async def checkpoint(self, task: TaskRef) -> bytes | None:
+        return wire.decode(await self.post("/log/checkpoint", task), type=bytes | None)
 
     def partition_for(self, key: bytes, partitions: int) -> int:
         return partition_for(key, partitions)

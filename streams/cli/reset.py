@@ -21,7 +21,7 @@ from streams.cli.output import json_line
 from streams.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from streams.core.log import Log
+    from streams.core.log import Log, TaskRef
     from streams.dsl.app import App
 
 __all__ = ["reset"]
@@ -33,7 +33,7 @@ MARKER_VERSION = 2**31 - 1
 class _Found:
     """What a reset would remove."""
 
-    tasks: list[str]
+    tasks: list[TaskRef]
     topics: list[str]
     stores: Path | None
     outputs: list[str]
@@ -59,7 +59,7 @@ def reset(
         json_line(
             {
                 "app": found.name,
-                "checkpoints": removed.tasks,
+                "checkpoints": [task.name for task in removed.tasks],
                 "topics": removed.topics,
                 "stores": None if removed.stores is None else str(removed.stores),
             }
@@ -100,20 +100,20 @@ def _check_there(url: str) -> None:
 async def _find(app: App, log: Log) -> _Found:
     import msgspec
 
-    from streams.core.topology import TopologyRecord
+    from streams.core.topology import TopologyRecord, control_ref, task_refs
     from streams.dsl.blueprint import changelog_topic
     from streams.runtime.process import state_directory
 
     blueprint = app.build()
-    stored = await log.checkpoint(f"{app.name}.control")
+    stored = await log.checkpoint(control_ref(app.name))
     records = [blueprint.record]
     if stored is not None:
         records.append(msgspec.msgpack.decode(stored, type=TopologyRecord))
-    tasks = {task for record in records for task in record.slots}
+    tasks = {name: ref for record in records for name, ref in task_refs(record).items()}
     topics = {topic for record in records for topic in record.internal_topics}
     topics |= {changelog_topic(app.name, name) for record in records for name in record.stores}
     existing = await log.topics()
-    held = [task for task in sorted({*tasks, f"{app.name}.ticker"}) if await log.checkpoint(task) is not None]
+    held = [ref for _, ref in sorted(tasks.items()) if await log.checkpoint(ref) is not None]
     outputs = sorted({spec.name for node in app.graph.nodes for spec in node.writes if spec.kind == "user"})
     directory = state_directory(app, log)
     stores = directory if directory is not None and directory.exists() else None
@@ -139,7 +139,7 @@ async def _forget_deliveries(app: App, log: Log) -> None:
         target = open_log(outbox.target.location)
         await target.open()
         try:
-            await target.forget([f"{log.identity}.{task}" for task in outbox.task_ids])
+            await target.forget([outbox.ref_at_target(log.identity, p) for p in range(outbox.topic.partitions)])
         finally:
             await target.close()
 
@@ -148,18 +148,18 @@ async def _remove(app: App, log: Log, found: _Found) -> None:
     import msgspec
 
     from streams.core.log import Commit
-    from streams.core.topology import TopologyRecord
+    from streams.core.topology import TopologyRecord, control_ref
 
-    control = f"{app.name}.control"
+    control = control_ref(app.name)
     record = app.build().record
-    writer = await log.fence(control, 0)
+    writer = await log.fence(control)
     marker = TopologyRecord(
         app=app.name,
         version=MARKER_VERSION,
         partitions=record.partitions,
         stores=record.stores,
         internal_topics=record.internal_topics,
-        slots=[*record.slots, *(task for task in found.tasks if task not in record.slots)],
+        slots=[*record.slots, *(task.name for task in found.tasks if task.name not in record.slots)],
     )
     await writer.commit(Commit(msgspec.msgpack.encode(marker)))
     await writer.close()

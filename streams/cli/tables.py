@@ -125,6 +125,7 @@ async def _restored(app: App, log: Log, table: str, opened: ExitStack) -> TableR
     """
     from pathlib import Path
 
+    from streams.cli.access import task_refs_on
     from streams.cli.progress import RestoreProgress
     from streams.core.checkpoint import decode_checkpoint
     from streams.core.plan import assign_prefixes
@@ -143,11 +144,12 @@ async def _restored(app: App, log: Log, table: str, opened: ExitStack) -> TableR
     held: dict[str, KeyedState[Any]] = {}
     wanted = [each for each in blueprint.subtopologies if view is not None and view.state.name in each.states]
     topics = await log.topics()
+    refs = await task_refs_on(log, app.name)
     with RestoreProgress() as progress:
         for subtopology in wanted:
             for partition in range(subtopology.partitions):
                 task = subtopology.task_id(partition)
-                stored = await log.checkpoint(task)
+                stored = await log.checkpoint(refs[task]) if task in refs else None
                 if stored is None or view is None:
                     raise LogUnavailable(f"app {app.name} hasn't run on {log.url} yet, so its tables hold nothing")
                 names = {state: changelog_topic(app.name, state) for state in subtopology.states}

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from streams.core.capability import Capabilities, Limits
+from streams.core.membership import Member, Membership, TaskRef, Wanted
 from streams.core.record import Bounds, Fetched, Position, Positions, Records, TopicPartition
 
 TopicKind = Literal["user", "repartition", "changelog", "outbox"]
@@ -169,20 +170,26 @@ class Log(Source, Protocol):
         """Remove topics with all their records.  Names that don't exist are passed over."""
         ...
 
-    async def fence(self, task: str, slot: int) -> TaskWriter:
-        """Take over ``task``: from the return on no former owner can commit.  ``slot`` numbers the app's tasks."""
+    def membership(self, group: str, member: Member, wanted: Wanted) -> Membership:
+        """A place among the workers of an app.  Nothing is sent before its assignments are asked for."""
         ...
 
-    async def checkpoint(self, task: str) -> bytes | None:
+    async def fence(self, task: TaskRef) -> TaskWriter:
+        """Take over ``task``: from the return on no former owner can commit."""
+        ...
+
+    async def checkpoint(self, task: TaskRef) -> bytes | None:
         """The committed checkpoint of a task, without taking it over: for tools."""
         ...
 
-    async def forget(self, tasks: Collection[str]) -> None:
+    async def forget(self, tasks: Collection[TaskRef]) -> None:
         """Drop the checkpoints of tasks: for reset.  A running owner is fenced by it."""
         ...
 
     async def append(self, appends: Sequence[Append]) -> Positions:
-        """Append outside of any task, as one write: for producers.  Same errors as ``TaskWriter.commit``."""
+        """Append outside of any task, for producers.  What goes to one partition is one write on a log that can do
+        so (the embedded one: all of it); after an error some partitions may have theirs.  Same errors as
+        ``TaskWriter.commit``."""
         ...
 
     async def trim(self, positions: Positions) -> None:
@@ -224,7 +231,7 @@ class Sink(Protocol):
     @property
     def capabilities(self) -> Capabilities: ...
 
-    async def fence(self, task: str) -> SinkWriter: ...
+    async def fence(self, task: TaskRef) -> SinkWriter: ...
 
 
 __all__ = [
@@ -239,6 +246,7 @@ __all__ = [
     "Sink",
     "SinkWriter",
     "Source",
+    "TaskRef",
     "TaskWriter",
     "TopicInfo",
     "TopicKind",

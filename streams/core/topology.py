@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from streams.core.membership import TaskRef
 from streams.errors import TopologyChanged
 
 
@@ -149,6 +150,11 @@ def _slots(previous: TopologyRecord, current: TopologyRecord) -> list[str]:
     return [*previous.slots, *(task for task in current.slots if task not in known)]
 
 
-def slot_of(slots: Sequence[str]) -> Mapping[str, int]:
-    """The place of each task on logs that need one; 0 is the control task's."""
-    return {task: slot for slot, task in enumerate(slots, start=1)}
+def control_ref(app: str) -> TaskRef:
+    """The control task of an app, whose checkpoint is the topology record."""
+    return TaskRef(app, 0, f"{app}.control")
+
+
+def task_refs(record: TopologyRecord) -> Mapping[str, TaskRef]:
+    """Every task that the record numbers, by its name; slot 0 is the control task's."""
+    return {name: TaskRef(record.app, slot, name) for slot, name in enumerate(record.slots, start=1)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streams.core.log import TopicSpec
+from streams.core.log import TaskRef, TopicSpec
 from streams.errors import ConfigurationError
 
 
@@ -25,6 +25,11 @@ class Outbox:
     @property
     def task_ids(self) -> list[str]:
         return [self.task_id(partition) for partition in range(self.topic.partitions)]
+
+    def ref_at_target(self, log_id: str, partition: int) -> TaskRef:
+        """How the target knows the delivery of a partition: a group of its own for each outbox of each log."""
+        group = f"{log_id}.{self.topic.name}"
+        return TaskRef(group, partition, f"{group}-{partition}")
 
 
 def split_location(name: str) -> tuple[str, str]:

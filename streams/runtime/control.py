@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from streams.core.membership import TaskRef
 from streams.dsl.agent import Agent
 from streams.errors import ConfigurationError, RequestError, StreamsError
 from streams.runtime.status import Status
@@ -92,7 +93,7 @@ def _log_routes(status: Status) -> list[web.RouteDef]:
         return _reply(to_pairs(await log.append(appends_of(await request.read()))))
 
     async def checkpoint(request: web.Request) -> web.Response:
-        return _reply(await log.checkpoint(request.query["task"]))
+        return _reply(await log.checkpoint(decode(await request.read(), type=TaskRef)))
 
     async def fetch(request: web.Request) -> web.Response:
         asked = decode(await request.read(), type=FetchRequest)
@@ -111,7 +112,7 @@ def _log_routes(status: Status) -> list[web.RouteDef]:
         web.post("/log/topics", create),
         web.post("/log/bounds", bounds),
         web.post("/log/append", append),
-        web.get("/log/checkpoint", checkpoint),
+        web.post("/log/checkpoint", checkpoint),
         web.post("/log/fetch", fetch),
     ]
 

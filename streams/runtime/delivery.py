@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import msgspec
 
 from streams.core.checkpoint import Checkpoint, claimed, decode_checkpoint, encode_checkpoint, partition_key
-from streams.core.log import Append, Commit, Log, Reader, Sink, SinkWriter, TaskWriter
+from streams.core.log import Append, Commit, Log, Reader, Sink, SinkWriter, TaskRef, TaskWriter
 from streams.core.record import Fetched, Position, Records, TopicPartition
 from streams.dsl.foreign import Outbox
 from streams.errors import Fenced, PositionLost, RetryableError
@@ -35,16 +35,16 @@ class Delivery:
     """Delivers one partition of an outbox until it is stopped."""
 
     def __init__(
-        self, log: Log, sink: Sink, target: Log, outbox: Outbox, partition: int, slot: int, topology: int
+        self, ref: TaskRef, log: Log, sink: Sink, target: Log, outbox: Outbox, partition: int, topology: int
     ) -> None:
-        self.id = outbox.task_id(partition)
+        self.id = ref.name
         self.delivered = Position()
         self._log = log
         self._sink = sink
         self._target = target
         self._outbox = outbox
         self.at = TopicPartition(outbox.topic.name, partition)
-        self._slot = slot
+        self._ref = ref
         self._topology = topology
         self._stop = asyncio.Event()
         self._checkpoint: Checkpoint | None = None
@@ -79,13 +79,13 @@ class Delivery:
                 pause_s = min(10.0, pause_s * 2)
 
     async def _live(self) -> None:
-        writer = await self._log.fence(self.id, self._slot)
+        writer = await self._log.fence(self._ref)
         sink: SinkWriter | None = None
         try:
             previous = decode_checkpoint(writer.checkpoint) if writer.checkpoint is not None else None
             self._checkpoint = claimed(previous, log_id=self._log.identity, topology=self._topology)
             await writer.commit(Commit(encode_checkpoint(self._checkpoint)))
-            sink = await self._sink.fence(f"{self._log.identity}.{self.id}")
+            sink = await self._sink.fence(self._outbox.ref_at_target(self._log.identity, self.at.partition))
             self.delivered = _decode_position(sink.delivered) if sink.delivered is not None else Position()
             await self._deliver(writer, sink)
         finally:

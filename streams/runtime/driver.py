@@ -5,7 +5,7 @@
       └──── closed dirty ◀───┘  fenced: another owner has it; claimed again only if it stays assigned here
 
 What must live here: the order of effects around a claim and a commit.  What must not: what a commit contains
-(``core.task``), who should run the task (``runtime.membership``).
+(``core.task``), who should run the task (``core.membership``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from streams.core.batch import NEVER
 from streams.core.capability import GuaranteeName
 from streams.core.checkpoint import claimed, decode_checkpoint, encode_checkpoint, partition_key
 from streams.core.graph import SourceNode, Subtopology
-from streams.core.log import Append, Commit, Log, Reader, TaskWriter
+from streams.core.log import Append, Commit, Log, Reader, TaskRef, TaskWriter
 from streams.core.plan import Captured, Plan
 from streams.core.record import TopicPartition
 from streams.core.recovery import InputFacts, resolve_inputs
@@ -92,8 +92,8 @@ class Services:
 class Driver:
     """Runs one task until it is stopped or fails for good."""
 
-    def __init__(self, services: Services, subtopology: Subtopology, partition: int, slot: int) -> None:
-        self.id = subtopology.task_id(partition)
+    def __init__(self, services: Services, subtopology: Subtopology, partition: int, ref: TaskRef) -> None:
+        self.id = ref.name
         self.phase = Phase.CLAIMING
         self.task: Task | None = None
         self.progress_at: float = 0.0  # when it last got on with its work
@@ -101,7 +101,7 @@ class Driver:
         self._services = services
         self._subtopology = subtopology
         self._partition = partition
-        self._slot = slot
+        self._ref = ref
         self._stop = asyncio.Event()
         self._writer: TaskWriter | None = None
         self._stored: bytes | None = None
@@ -192,7 +192,7 @@ class Driver:
         store: Store | None = None
         reader: Reader | None = None
         try:
-            self._writer = await services.log.fence(self.id, self._slot)
+            self._writer = await services.log.fence(self._ref)
             previous = self._stored = self._writer.checkpoint
             checkpoint = claimed(
                 decode_checkpoint(previous) if previous is not None else None,
@@ -249,7 +249,7 @@ class Driver:
 
     async def _check_owner(self, error: PositionLost) -> None:
         """Raise Fenced when another owner has committed since: then it was its progress that freed the records."""
-        if await self._services.log.checkpoint(self.id) != self._stored:
+        if await self._services.log.checkpoint(self._ref) != self._stored:
             raise Fenced(f"another owner has claimed the task and freed what it has read ({error})") from error
 
     async def _input_facts(self) -> dict[TopicPartition, InputFacts]:
@@ -415,6 +415,6 @@ class Driver:
             )
 
 
-DriverFactory = Callable[[Services, Subtopology, int, int], Driver]
+DriverFactory = Callable[[Services, Subtopology, int, TaskRef], Driver]
 
 __all__ = ["Driver", "DriverFactory", "Phase", "Services"]

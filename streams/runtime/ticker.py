@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import msgspec
 
 from streams.core.checkpoint import Checkpoint, claimed, decode_checkpoint, encode_checkpoint
-from streams.core.log import Append, Commit, Log
+from streams.core.log import Append, Commit, Log, TaskRef
 from streams.core.record import Records, TopicPartition
 from streams.dsl.timer import Timer
 from streams.errors import Fenced, RetryableError
@@ -29,12 +29,12 @@ LONGEST_SLEEP_S = 1.0
 class Ticker:
     """Runs the durable timers of an app."""
 
-    def __init__(self, task: str, timers: Sequence[Timer], log: Log, clock: Clock, slot: int, topology: int) -> None:
-        self.id = task
+    def __init__(self, ref: TaskRef, timers: Sequence[Timer], log: Log, clock: Clock, topology: int) -> None:
+        self.id = ref.name
         self._timers = [timer for timer in timers if timer.topic is not None]
         self._log = log
         self._clock = clock
-        self._slot = slot
+        self._ref = ref
         self._topology = topology
         self._stop = asyncio.Event()
 
@@ -58,7 +58,7 @@ class Ticker:
                 await self._stop.wait()
 
     async def _live(self) -> None:
-        writer = await self._log.fence(self.id, self._slot)
+        writer = await self._log.fence(self._ref)
         try:
             previous = decode_checkpoint(writer.checkpoint) if writer.checkpoint is not None else None
             checkpoint = claimed(previous, log_id=self._log.identity, topology=self._topology)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -21,11 +21,12 @@ import msgspec
 from streams.connectors.log_sink import LogSink
 from streams.connectors.registry import open_log
 from streams.core.capability import derive_commit, derive_sink, derive_source, require
-from streams.core.log import Append, Commit, Log, TopicSpec
+from streams.core.log import Append, Commit, Log, TaskRef, TopicSpec
+from streams.core.membership import Assignment, Member, Membership, Wanted
 from streams.core.plan import Plan
 from streams.core.record import Position, Records, TopicPartition
 from streams.core.state import KeyedState
-from streams.core.topology import TopologyRecord, resolve_topology, slot_of
+from streams.core.topology import TopologyRecord, control_ref, resolve_topology, task_refs
 from streams.dsl.agent import Agent
 from streams.dsl.app import App
 from streams.dsl.blueprint import changelog_topic
@@ -35,7 +36,6 @@ from streams.errors import LogUnavailable, RetryableError, StreamsError, TopicMi
 from streams.runtime.clock import Clock
 from streams.runtime.delivery import Delivery
 from streams.runtime.driver import Driver, DriverFactory, Phase, Services
-from streams.runtime.membership import Alone, Membership
 from streams.runtime.metrics import Metrics
 from streams.runtime.requests import Requests
 from streams.runtime.restore import Progress
@@ -67,6 +67,7 @@ class Worker:
         clock: Clock,
         *,
         membership: Membership | None = None,
+        member: Member | None = None,
         progress: Progress = lambda task, done, total: None,
         liveness_timeout_s: float = 120.0,
         shutdown_timeout_s: float = 8.0,
@@ -80,7 +81,8 @@ class Worker:
         self.drivers: dict[str, Driver] = {}
         self._stores = stores
         self._clock = clock
-        self._membership = membership or Alone()
+        self._membership = membership
+        self._member = member or Member()
         self._progress = progress
         self._liveness_timeout_s = liveness_timeout_s
         self._shutdown_timeout_s = shutdown_timeout_s
@@ -94,7 +96,7 @@ class Worker:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._background: list[asyncio.Task[None]] = []
         self._failure: asyncio.Future[None] | None = None
-        self._slots: dict[str, int] = {}
+        self._refs: Mapping[str, TaskRef] = {}
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -167,7 +169,7 @@ class Worker:
     async def _prepare(self) -> None:
         """Everything that is checked and made on the log before a task may run."""
         require(self.app.guarantee, f"app {self.app.name}", derive_commit(self.log.capabilities, self.app.guarantee))
-        writer = await self.log.fence(f"{self.app.name}.control", 0)
+        writer = await self.log.fence(control_ref(self.app.name))
         try:
             previous = (
                 msgspec.msgpack.decode(writer.checkpoint, type=TopologyRecord)
@@ -177,9 +179,9 @@ class Worker:
             start = resolve_topology(previous, self.blueprint.record, incompatibility)
             for change in start.changes:
                 logger.warning("app %s: %s", self.app.name, change)
-            former = slot_of(previous.slots) if previous is not None else {}
+            former = task_refs(previous) if previous is not None else {}
             for task in start.fence:
-                await (await self.log.fence(task, former[task])).close()
+                await (await self.log.fence(former[task])).close()
             removed = [*start.removed_topics, *(changelog_topic(self.app.name, name) for name in start.removed_stores)]
             if removed:
                 await self.log.delete_topics(removed)
@@ -187,7 +189,7 @@ class Worker:
             await writer.commit(Commit(msgspec.msgpack.encode(start.record)))
         finally:
             await writer.close()
-        self._slots = dict(slot_of(start.record.slots))
+        self._refs = task_refs(start.record)
 
     def _services(self) -> Services:
         app, blueprint = self.app, self.blueprint
@@ -219,17 +221,32 @@ class Worker:
 
     async def _follow_assignments(self) -> None:
         services = self._services()
-        async for wanted in self._membership.assignments(self.blueprint.tasks):
-            gone = [task for task in self._running if task not in wanted]
-            for task in gone:
-                self._at_work(task).stop()
-            for task in gone:
-                await asyncio.wait({self._running.pop(task)})
-                self.drivers.pop(task, None)
-                self.deliveries.pop(task, None)
-            for task in sorted(wanted - self._running.keys()):
-                self._running[task] = self._start(f"task {task}", self._make(services, task).run())
+        membership = self._membership = self._membership or self.log.membership(
+            self.app.name, self._introduction(), self._wanted()
+        )
+        async for assignment in membership.assignments():
+            await self._follow(assignment, services)
+            membership.report(self._running.keys(), self._running.keys())
             self._assigned = True
+
+    def _introduction(self) -> Member:
+        return replace(self._member, version=self.app.version, fingerprint=self.blueprint.record.fingerprint)
+
+    def _wanted(self) -> Wanted:
+        stateful = {task for each in self.blueprint.subtopologies if each.states for task in each.task_ids}
+        return Wanted([self._refs[task] for task in self.blueprint.tasks], frozenset(stateful))
+
+    async def _follow(self, assignment: Assignment, services: Services) -> None:
+        """Let go of what was taken away, and only then take up what was given."""
+        gone = [task for task in self._running if task not in assignment.active]
+        for task in gone:
+            self._at_work(task).stop()
+        for task in gone:
+            await asyncio.wait({self._running.pop(task)})
+            self.drivers.pop(task, None)
+            self.deliveries.pop(task, None)
+        for task in sorted(assignment.active - self._running.keys()):
+            self._running[task] = self._start(f"task {task}", self._make(services, task).run())
 
     def _at_work(self, task: str) -> Driver | Delivery | Ticker:
         if task == self.blueprint.ticker:
@@ -240,19 +257,19 @@ class Worker:
 
     def _make(self, services: Services, task: str) -> Driver | Delivery | Ticker:
         """What runs a task: a driver, the delivery of an outbox's partition, or the ticker."""
-        slot = self._slots[task]
+        ref = self._refs[task]
         if task == self.blueprint.ticker:
-            self.ticker = Ticker(task, self.app.timers, self.log, self._clock, slot, self.app.version)
+            self.ticker = Ticker(ref, self.app.timers, self.log, self._clock, self.app.version)
             return self.ticker
         for outbox in self.blueprint.outboxes:
             if task in outbox.task_ids:
                 target = self._foreign[outbox.target.name]
                 partition = outbox.task_ids.index(task)
-                made = Delivery(self.log, LogSink(target), target, outbox, partition, slot, self.app.version)
+                made = Delivery(ref, self.log, LogSink(target), target, outbox, partition, self.app.version)
                 self.deliveries[task] = made
                 return made
         subtopology, partition = self.blueprint.subtopology_of_task(task)
-        driver = self.drivers[task] = self._make_driver(services, subtopology, partition, slot)
+        driver = self.drivers[task] = self._make_driver(services, subtopology, partition, ref)
         # Its coroutine hasn't begun yet: without this, housekeeping might find it to have hung since time began.
         driver.turn_at = driver.progress_at = asyncio.get_running_loop().time()
         return driver

@@ -36,10 +36,11 @@ from streams.testing.log_scenarios import (
     numbered,
     read_all,
     records,
+    task_ref,
     values_of,
 )
 
-__all__ = ["LogContract", "append", "entries_of", "fetch", "numbered", "read_all", "records", "values_of"]
+__all__ = ["LogContract", "append", "entries_of", "fetch", "numbered", "read_all", "records", "task_ref", "values_of"]
 
 MAX_RECORD_BYTES_TRIED = 64 * 2**20
 
@@ -187,7 +188,7 @@ class LogContract(ReadingTests, RemovingTests):
 
     def test_a_commit_stores_records_of_several_partitions_and_the_checkpoint(self) -> None:
         async def scenario(log: Log) -> None:
-            writer = await log.fence("task-0", 0)
+            writer = await log.fence(task_ref(0))
             assert writer.checkpoint is None
             positions = await writer.commit(
                 Commit(b"one", [append(ORDERS, b"1", b"2"), append(OTHERS, b"3"), append(COUNTS, b"4")])
@@ -196,39 +197,39 @@ class LogContract(ReadingTests, RemovingTests):
             assert await values_of(log, ORDERS) == [b"1", b"2"]
             assert await values_of(log, OTHERS) == [b"3"]
             assert await values_of(log, COUNTS) == [b"4"]
-            assert await log.checkpoint("task-0") == b"one"
-            assert await log.checkpoint("task-1") is None
+            assert await log.checkpoint(task_ref(0)) == b"one"
+            assert await log.checkpoint(task_ref(1)) is None
 
         self.run(scenario)
 
     def test_a_commit_may_hold_nothing_but_a_checkpoint(self) -> None:
         async def scenario(log: Log) -> None:
-            writer = await log.fence("task-0", 0)
+            writer = await log.fence(task_ref(0))
             assert await writer.commit(Commit(b"")) == {}
-            assert await log.checkpoint("task-0") == b""
+            assert await log.checkpoint(task_ref(0)) == b""
             await writer.commit(Commit(b"two", [Append(ORDERS, Records())]))
-            assert await log.checkpoint("task-0") == b"two"
+            assert await log.checkpoint(task_ref(0)) == b"two"
 
         self.run(scenario)
 
     def test_a_new_owner_gets_the_last_checkpoint_of_the_old_one(self) -> None:
         async def scenario(log: Log) -> None:
-            writer = await log.fence("task-0", 0)
+            writer = await log.fence(task_ref(0))
             await writer.commit(Commit(b"one"))
             await writer.commit(Commit(b"two"))
             await writer.close()
-            assert (await log.fence("task-0", 0)).checkpoint == b"two"
+            assert (await log.fence(task_ref(0))).checkpoint == b"two"
 
         self.run(scenario)
 
     def test_a_stale_owner_cannot_commit_and_stores_nothing(self) -> None:
         async def scenario(log: Log) -> None:
-            stale = await log.fence("task-0", 0)
+            stale = await log.fence(task_ref(0))
             await stale.commit(Commit(b"one", [append(ORDERS, b"1")]))
-            owner = await log.fence("task-0", 0)
+            owner = await log.fence(task_ref(0))
             with pytest.raises(Fenced):
                 await stale.commit(Commit(b"stale", [append(ORDERS, b"stale"), append(OTHERS, b"stale")]))
-            assert await log.checkpoint("task-0") == b"one"
+            assert await log.checkpoint(task_ref(0)) == b"one"
             await owner.commit(Commit(b"two", [append(ORDERS, b"2")]))
             assert await values_of(log, ORDERS) == [b"1", b"2"]
             assert await values_of(log, OTHERS) == []
@@ -237,25 +238,25 @@ class LogContract(ReadingTests, RemovingTests):
 
     def test_what_a_fence_hands_out_is_final_whatever_the_old_owner_is_doing(self) -> None:
         async def scenario(log: Log) -> None:
-            stale = await log.fence("task-0", 0)
+            stale = await log.fence(task_ref(0))
             racing = asyncio.create_task(stale.commit(Commit(b"late", [append(ORDERS, b"late")])))
-            owner = await log.fence("task-0", 0)
+            owner = await log.fence(task_ref(0))
             outcome = (await asyncio.gather(racing, return_exceptions=True))[0]
             if isinstance(outcome, BaseException):
                 assert isinstance(outcome, Fenced)
                 assert owner.checkpoint is None
             else:
                 assert owner.checkpoint == b"late"
-            assert await log.checkpoint("task-0") == owner.checkpoint
+            assert await log.checkpoint(task_ref(0)) == owner.checkpoint
             assert await values_of(log, ORDERS) == ([b"late"] if owner.checkpoint else [])
 
         self.run(scenario)
 
     def test_fencing_one_task_leaves_the_others_alone(self) -> None:
         async def scenario(log: Log) -> None:
-            first = await log.fence("task-0", 0)
-            second = await log.fence("task-1", 1)
-            await log.fence("task-0", 0)
+            first = await log.fence(task_ref(0))
+            second = await log.fence(task_ref(1))
+            await log.fence(task_ref(0))
             await second.commit(Commit(b"second"))
             with pytest.raises(Fenced):
                 await first.commit(Commit(b"first"))
@@ -264,7 +265,7 @@ class LogContract(ReadingTests, RemovingTests):
 
     def test_a_closed_writer_cannot_commit(self) -> None:
         async def scenario(log: Log) -> None:
-            writer = await log.fence("task-0", 0)
+            writer = await log.fence(task_ref(0))
             await writer.close()
             with pytest.raises(Fenced):
                 await writer.commit(Commit(b"one", [append(ORDERS, b"1")]))
@@ -274,14 +275,14 @@ class LogContract(ReadingTests, RemovingTests):
 
     def test_a_task_that_is_forgotten_starts_anew_and_its_owner_is_fenced(self) -> None:
         async def scenario(log: Log) -> None:
-            writer = await log.fence("task-0", 0)
-            other = await log.fence("task-1", 1)
+            writer = await log.fence(task_ref(0))
+            other = await log.fence(task_ref(1))
             await writer.commit(Commit(b"one"))
-            await log.forget(["task-0", "never-was"])
-            assert await log.checkpoint("task-0") is None
+            await log.forget([task_ref(0), task_ref(99)])
+            assert await log.checkpoint(task_ref(0)) is None
             with pytest.raises(Fenced):
                 await writer.commit(Commit(b"two"))
-            anew = await log.fence("task-0", 0)
+            anew = await log.fence(task_ref(0))
             assert anew.checkpoint is None
             await anew.commit(Commit(b"three"))
             await other.commit(Commit(b"other"))
@@ -291,7 +292,7 @@ class LogContract(ReadingTests, RemovingTests):
     def test_many_writers_commit_at_once_and_nothing_is_lost_or_doubled(self) -> None:
         async def scenario(log: Log) -> None:
             async def work(number: int) -> None:
-                writer = await log.fence(f"task-{number}", number)
+                writer = await log.fence(task_ref(number))
                 for turn in range(5):
                     at = TopicPartition("orders", number % 2)
                     await writer.commit(Commit(b"%d" % turn, [append(at, b"%d-%d" % (number, turn))]))
@@ -301,20 +302,20 @@ class LogContract(ReadingTests, RemovingTests):
             assert sorted(map(bytes, filter(None, found))) == [
                 b"%d-%d" % (number, turn) for number in range(8) for turn in range(5)
             ]
-            assert [await log.checkpoint(f"task-{number}") for number in range(8)] == [b"4"] * 8
+            assert [await log.checkpoint(task_ref(number)) for number in range(8)] == [b"4"] * 8
 
         self.run(scenario)
 
     def test_a_commit_that_is_cancelled_happened_whole_or_not_at_all(self) -> None:
         async def scenario(log: Log) -> None:
-            writer = await log.fence("task-0", 0)
+            writer = await log.fence(task_ref(0))
             committing = asyncio.create_task(
                 writer.commit(Commit(b"one", [append(ORDERS, b"1"), append(OTHERS, b"1")]))
             )
             await asyncio.sleep(0)
             committing.cancel()
             await asyncio.gather(committing, return_exceptions=True)
-            checkpoint = (await log.fence("task-0", 0)).checkpoint
+            checkpoint = (await log.fence(task_ref(0))).checkpoint
             expected = [b"1"] if checkpoint == b"one" else []
             assert await values_of(log, ORDERS) == expected
             assert await values_of(log, OTHERS) == expected
@@ -327,9 +328,9 @@ class LogContract(ReadingTests, RemovingTests):
         async def first(log: Log) -> tuple[str, str, Position]:
             await log.append([append(ORDERS, *numbered(0, 6))])
             await log.append([append(COUNTS, b"1", key=b"gone"), append(COUNTS, None, key=b"gone")])
-            writer = await log.fence("task-0", 0)
+            writer = await log.fence(task_ref(0))
             await writer.commit(Commit(b"one", [append(ORDERS, b"6")]))
-            await log.fence("task-1", 1)
+            await log.fence(task_ref(1))
             await log.trim({ORDERS: Position.at(2)})
             await self.maintain(log, now_ms() + YEARS_MS)
             return log.identity, (await log.topics())["orders"].identity, log.compaction_floor(COUNTS)
@@ -351,9 +352,9 @@ class LogContract(ReadingTests, RemovingTests):
                 assert await values_of(again, ORDERS) == numbered(2, 5)
                 assert again.compaction_floor(COUNTS) == floor
                 assert (await again.bounds([COUNTS]))[COUNTS].end == Position.at(2)
-                assert await again.checkpoint("task-0") == b"one"
-                assert (await again.fence("task-0", 0)).checkpoint == b"one"
-                assert (await again.fence("task-1", 1)).checkpoint is None
+                assert await again.checkpoint(task_ref(0)) == b"one"
+                assert (await again.fence(task_ref(0))).checkpoint == b"one"
+                assert (await again.fence(task_ref(1))).checkpoint is None
                 await again.append([append(ORDERS, b"7")])
                 assert await values_of(again, ORDERS) == numbered(2, 6)
             finally:
@@ -381,7 +382,7 @@ class LogContract(ReadingTests, RemovingTests):
     def test_a_closed_log_refuses_to_write_and_wakes_who_waits(self) -> None:
         async def scenario(log: Log) -> None:
             reader = log.reader({ORDERS: START})
-            writer = await log.fence("task-0", 0)
+            writer = await log.fence(task_ref(0))
             waiting = asyncio.create_task(fetch(reader, ORDERS))
             await asyncio.sleep(0)
             await log.close()

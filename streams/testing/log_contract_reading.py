@@ -26,6 +26,7 @@ from streams.testing.log_scenarios import (
     numbered,
     read_all,
     records,
+    task_ref,
     values_of,
 )
 
@@ -89,7 +90,7 @@ class ReadingTests(LogTests):
             reader = log.reader({ORDERS: START, OTHERS: START})
             waiting = asyncio.create_task(fetch(reader, ORDERS, OTHERS))
             await asyncio.sleep(0)
-            writer = await log.fence("task-0", 0)
+            writer = await log.fence(task_ref(0))
             assert not waiting.done()
             await writer.commit(Commit(b"one", [append(OTHERS, b"1")]))
             assert [(batch.partition, batch.records.values) for batch in await waiting] == [(OTHERS, [b"1"])]

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from streams.core.log import Append, Log, Reader, TopicSpec
+from streams.core.log import Append, Log, Reader, TaskRef, TopicSpec
 from streams.core.record import Fetched, Headers, Position, Records, TopicPartition
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "numbered",
     "read_all",
     "records",
+    "task_ref",
     "values_of",
 ]
 
@@ -42,6 +43,11 @@ TOPICS = [TopicSpec("orders", partitions=2), TopicSpec("counts", kind="changelog
 # Generous: how long a log may take to do what it was asked for, never how long a test takes.
 PATIENCE_S = 30.0
 YEARS_MS = 10 * 365 * 24 * 3600 * 1000
+
+
+def task_ref(number: int, group: str = "app") -> TaskRef:
+    """A task of a group."""
+    return TaskRef(group, number, f"{group}.task-{number}")
 
 
 def records(

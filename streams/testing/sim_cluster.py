@@ -10,12 +10,13 @@ What must live here: machines, membership, and the faults that strike a whole wo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 from random import Random
 
 from streams.connectors.memory.rules import partition_for
+from streams.core.membership import Assignment
 from streams.dsl.app import App
 from streams.errors import RetryableError
 from streams.runtime.driver import Driver, DriverFactory, Phase
@@ -32,7 +33,7 @@ PATIENCE_S = 0.6
 
 
 class SimMembership:
-    """A worker's place among the others (``runtime.membership.Membership``), in the simulator's hands."""
+    """A worker's place among the others (``core.membership.Membership``), in the simulator's hands."""
 
     def __init__(self) -> None:
         self._wanted: frozenset[str] = frozenset()
@@ -43,11 +44,17 @@ class SimMembership:
             self._wanted = tasks
             self._changed.set()
 
-    async def assignments(self, tasks: Sequence[str]) -> AsyncIterator[frozenset[str]]:
+    async def assignments(self) -> AsyncIterator[Assignment]:
         while True:
             self._changed.clear()
-            yield self._wanted
+            yield Assignment(self._wanted)
             await self._changed.wait()
+
+    def report(self, held: Collection[str], ready: Collection[str]) -> None:
+        """The simulator sees for itself."""
+
+    async def close(self) -> None:
+        """The simulator sees for itself."""
 
 
 class SkewedClock:

@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 from streams.connectors.memory.log import MemoryLog, MemoryReader
 from streams.core.capability import Capabilities, Limits
-from streams.core.log import Append, Commit, TopicInfo, TopicSpec
+from streams.core.log import Append, Commit, TaskRef, TopicInfo, TopicSpec
+from streams.core.membership import Alone, Member, Membership, Wanted
 from streams.core.record import Bounds, Fetched, Headers, Position, Positions, Records, TopicPartition
 from streams.errors import CommitUnknown, Fenced, LogUnavailable
 from streams.testing.faults import Odds
@@ -297,21 +298,26 @@ class SimLog:
     async def delete_topics(self, names: Collection[str]) -> None:
         await self._call("delete", lambda: self._inner.broker.delete_topics(names))
 
-    async def fence(self, task: str, slot: int) -> SimWriter:
-        generation, checkpoint = await self._call(f"fence {task}", lambda: self.network.server.fence(task))
-        self.network.note(self.process.name, "fence", task)
-        return SimWriter(self, task, generation, checkpoint)
+    def membership(self, group: str, member: Member, wanted: Wanted) -> Membership:
+        """Alone; a simulated cluster gives its workers places of its own."""
+        return Alone(wanted)
 
-    async def checkpoint(self, task: str) -> bytes | None:
+    async def fence(self, task: TaskRef) -> SimWriter:
+        name = task.name
+        generation, checkpoint = await self._call(f"fence {name}", lambda: self.network.server.fence(name))
+        self.network.note(self.process.name, "fence", name)
+        return SimWriter(self, name, generation, checkpoint)
+
+    async def checkpoint(self, task: TaskRef) -> bytes | None:
         def look() -> bytes | None:
-            held = self._inner.broker.tasks.get(task)
+            held = self._inner.broker.tasks.get(task.name)
             return held.checkpoint if held is not None else None
 
         return await self._call("checkpoint", look)
 
-    async def forget(self, tasks: Collection[str]) -> None:
+    async def forget(self, tasks: Collection[TaskRef]) -> None:
         for task in tasks:
-            await self._call("forget", lambda task=task: self._inner.broker.forget(task))  # type: ignore[misc]
+            await self._call("forget", lambda task=task: self._inner.broker.forget(task.name))  # type: ignore[misc]
 
     async def append(self, appends: Sequence[Append]) -> Positions:
         """Outside of any task: may be carried out twice, as a producer's request that is sent again."""

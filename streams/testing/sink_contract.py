@@ -21,6 +21,7 @@ import pytest
 from streams.core.log import Append, Sink
 from streams.core.record import Records, TopicPartition
 from streams.errors import Fenced
+from streams.testing.log_scenarios import task_ref
 
 __all__ = ["ALERTS", "Read", "SinkContract"]
 
@@ -49,7 +50,7 @@ class SinkContract:
 
     def test_a_target_that_was_never_delivered_to_has_no_position(self) -> None:
         async def scenario(sink: Sink, read: Read) -> None:
-            writer = await sink.fence("delivery")
+            writer = await sink.fence(task_ref(0))
             assert writer.delivered is None
             await writer.close()
 
@@ -57,7 +58,7 @@ class SinkContract:
 
     def test_what_is_delivered_arrives_in_order(self) -> None:
         async def scenario(sink: Sink, read: Read) -> None:
-            writer = await sink.fence("delivery")
+            writer = await sink.fence(task_ref(0))
             await writer.deliver(alerts(b"1", b"2"), b"after 2")
             await writer.deliver(alerts(b"3"), b"after 3")
             assert await read() == [b"1", b"2", b"3"]
@@ -67,10 +68,10 @@ class SinkContract:
 
     def test_the_position_is_read_from_the_target_by_the_next_owner(self) -> None:
         async def scenario(sink: Sink, read: Read) -> None:
-            writer = await sink.fence("delivery")
+            writer = await sink.fence(task_ref(0))
             await writer.deliver(alerts(b"1"), b"after 1")
             await writer.close()
-            assert (await sink.fence("delivery")).delivered == b"after 1"
+            assert (await sink.fence(task_ref(0))).delivered == b"after 1"
 
         self.run(scenario)
 
@@ -78,9 +79,9 @@ class SinkContract:
         async def scenario(sink: Sink, read: Read) -> None:
             if not sink.capabilities.fences:
                 pytest.skip("it declares that it doesn't fence")
-            stale = await sink.fence("delivery")
+            stale = await sink.fence(task_ref(0))
             await stale.deliver(alerts(b"1"), b"after 1")
-            owner = await sink.fence("delivery")
+            owner = await sink.fence(task_ref(0))
             with pytest.raises(Fenced):
                 await stale.deliver(alerts(b"2"), b"after 2")
             assert owner.delivered == b"after 1"
@@ -91,9 +92,12 @@ class SinkContract:
 
     def test_the_positions_of_two_deliveries_are_kept_apart(self) -> None:
         async def scenario(sink: Sink, read: Read) -> None:
-            one, other = await sink.fence("one"), await sink.fence("other")
+            one, other = await sink.fence(task_ref(1)), await sink.fence(task_ref(2))
             await one.deliver(alerts(b"1"), b"one")
             await other.deliver(alerts(b"2"), b"other")
-            assert ((await sink.fence("one")).delivered, (await sink.fence("other")).delivered) == (b"one", b"other")
+            assert ((await sink.fence(task_ref(1))).delivered, (await sink.fence(task_ref(2))).delivered) == (
+                b"one",
+                b"other",
+            )
 
         self.run(scenario)

@@ -14,7 +14,7 @@ from streams.connectors.embedded import EmbeddedConfig, EmbeddedLog, parse_url
 from streams.core.log import Commit, TopicSpec
 from streams.core.record import START, Position, TopicPartition
 from streams.errors import CommitUnknown, ConfigurationError, DataError, Fenced, LogUnavailable
-from streams.testing.log_contract import append, fetch, values_of
+from streams.testing.log_contract import append, fetch, task_ref, values_of
 
 T = TypeVar("T")
 ORDERS = TopicPartition("orders", 0)
@@ -62,7 +62,7 @@ class Syncs:
 
 def test_commits_that_wait_together_share_one_sync(tmp_path: Path) -> None:
     async def work(log: EmbeddedLog) -> None:
-        writers = await asyncio.gather(*(log.fence(f"task-{number}", number) for number in range(50)))
+        writers = await asyncio.gather(*(log.fence(task_ref(number)) for number in range(50)))
         syncs = Syncs(log)
         await asyncio.gather(*(writer.commit(Commit(b"one", [append(ORDERS, b"1")])) for writer in writers))
         assert syncs.count == 1
@@ -75,7 +75,7 @@ def test_commits_that_wait_together_share_one_sync(tmp_path: Path) -> None:
 
 def test_readers_see_a_commit_only_once_it_cannot_be_lost_any_more(tmp_path: Path) -> None:
     async def work(log: EmbeddedLog) -> None:
-        writer = await log.fence("task-0", 0)
+        writer = await log.fence(task_ref(0))
         reader = log.reader({ORDERS: START})
         syncs = Syncs(log)
         syncs.may_end.clear()
@@ -108,7 +108,7 @@ def test_a_relaxed_log_shows_a_commit_at_once_and_syncs_with_its_maintenance(tmp
 
 def test_a_sync_that_fails_leaves_the_outcome_unknown_and_the_log_tells_it_afterwards(tmp_path: Path) -> None:
     async def work(log: EmbeddedLog) -> None:
-        stale = await log.fence("task-0", 0)
+        stale = await log.fence(task_ref(0))
         await stale.commit(Commit(b"one", [append(ORDERS, b"1")]))
         syncs = Syncs(log)
         syncs.error = LogUnavailable("the disk gave up")
@@ -117,7 +117,7 @@ def test_a_sync_that_fails_leaves_the_outcome_unknown_and_the_log_tells_it_after
         with pytest.raises(Fenced):  # committing the same again could store it twice
             await stale.commit(Commit(b"two", [append(ORDERS, b"2")]))
         syncs.error = None
-        writer = await log.fence("task-0", 0)
+        writer = await log.fence(task_ref(0))
         assert writer.checkpoint in (b"one", b"two")
         assert await values_of(log, ORDERS) == ([b"1"] if writer.checkpoint == b"one" else [b"1", b"2"])
         await writer.commit(Commit(b"three", [append(ORDERS, b"3")]))
@@ -128,7 +128,7 @@ def test_a_sync_that_fails_leaves_the_outcome_unknown_and_the_log_tells_it_after
 
 def test_a_commit_that_is_cancelled_while_it_is_synced_is_stored_all_the_same(tmp_path: Path) -> None:
     async def work(log: EmbeddedLog) -> None:
-        writer = await log.fence("task-0", 0)
+        writer = await log.fence(task_ref(0))
         syncs = Syncs(log)
         syncs.may_end.clear()
         committing = asyncio.create_task(writer.commit(Commit(b"one", [append(ORDERS, b"1")])))
@@ -139,7 +139,7 @@ def test_a_commit_that_is_cancelled_while_it_is_synced_is_stored_all_the_same(tm
         with pytest.raises(Fenced):
             await writer.commit(Commit(b"two"))
         syncs.may_end.set()
-        assert (await log.fence("task-0", 0)).checkpoint == b"one"
+        assert (await log.fence(task_ref(0))).checkpoint == b"one"
         assert await values_of(log, ORDERS) == [b"1"]
 
     run(tmp_path, work)
@@ -147,7 +147,7 @@ def test_a_commit_that_is_cancelled_while_it_is_synced_is_stored_all_the_same(tm
 
 def test_a_log_that_is_closed_during_a_commit_finishes_it(tmp_path: Path) -> None:
     async def work(log: EmbeddedLog) -> None:
-        writer = await log.fence("task-0", 0)
+        writer = await log.fence(task_ref(0))
         syncs = Syncs(log)
         syncs.may_end.clear()
         committing = asyncio.create_task(writer.commit(Commit(b"one", [append(ORDERS, b"1")])))
@@ -168,7 +168,7 @@ async def _expect(log: EmbeddedLog, values: list[bytes]) -> None:
 
 def test_a_refused_commit_leaves_its_writer_of_use(tmp_path: Path) -> None:
     async def work(log: EmbeddedLog) -> None:
-        writer = await log.fence("task-0", 0)
+        writer = await log.fence(task_ref(0))
         with pytest.raises(DataError, match="max_record_bytes=1000"):
             await writer.commit(Commit(b"one", [append(ORDERS, b"small", bytes(2000))]))
         with pytest.raises(DataError, match="max_commit_bytes=5000"):
@@ -183,7 +183,7 @@ def test_a_record_of_64_mb_comes_back(tmp_path: Path) -> None:
     value = bytes(range(256)) * (64 * 2**20 // 256)
 
     async def work(log: EmbeddedLog) -> None:
-        writer = await log.fence("task-0", 0)
+        writer = await log.fence(task_ref(0))
         await writer.commit(Commit(b"one", [append(ORDERS, b"before", value, b"after")]))
 
     async def look(log: EmbeddedLog) -> None:

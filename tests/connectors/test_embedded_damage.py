@@ -16,7 +16,7 @@ from streams.connectors.embedded import EmbeddedConfig, EmbeddedLog
 from streams.core.log import Commit, TopicSpec
 from streams.core.record import Position, TopicPartition
 from streams.errors import DataError, LogCorrupt
-from streams.testing.log_contract import append, numbered, read_all, values_of
+from streams.testing.log_contract import append, numbered, read_all, task_ref, values_of
 
 T = TypeVar("T")
 ORDERS = TopicPartition("orders", 0)
@@ -47,7 +47,7 @@ def make_log(path: Path) -> str:
 
     async def work(log: EmbeddedLog) -> str:
         await log.create_topics([TopicSpec("orders")])
-        writer = await log.fence("task-0", 0)
+        writer = await log.fence(task_ref(0))
         start = int(writer.checkpoint or b"0")
         for number in range(start, start + 10):
             await writer.commit(Commit(b"%d" % (number + 1), [append(ORDERS, b"%d" % number)]))
@@ -62,7 +62,7 @@ def copy_while_open(path: Path, target: Path, unacknowledged: int = 0) -> None:
     """Commit ten more records and copy the files as they are then, as if the process had been killed."""
 
     async def work(log: EmbeddedLog) -> None:
-        writer = await log.fence("task-0", 0)
+        writer = await log.fence(task_ref(0))
         start = int(writer.checkpoint or b"0")
         for number in range(start, start + 10):
             await writer.commit(Commit(b"%d" % (number + 1), [append(ORDERS, b"%d" % number)]))

@@ -20,7 +20,7 @@ from streams.connectors.embedded import EmbeddedLog
 from streams.core.log import Commit, TopicSpec
 from streams.core.record import START, TopicPartition
 from streams.errors import LogUnavailable, RetryableError
-from streams.testing.log_contract import append, values_of
+from streams.testing.log_contract import append, task_ref, values_of
 
 ORDERS = TopicPartition("orders", 0)
 VALUE = bytes(100_000)
@@ -35,7 +35,7 @@ async def fill_and_go_on(path: Path, make_full: Callable[[], None], make_room: C
 
     async def commit_some(count: int) -> None:
         nonlocal committed
-        writer = await log.fence("task-0", 0)
+        writer = await log.fence(task_ref(0))
         assert int(writer.checkpoint or b"0") == committed, (
             "a commit that failed was stored, or one that didn't is gone"
         )
@@ -61,7 +61,7 @@ async def fill_and_go_on(path: Path, make_full: Callable[[], None], make_room: C
 
     again = EmbeddedLog(f"embedded:{path}")
     await again.open()
-    assert await again.checkpoint("task-0") == b"%d" % committed
+    assert await again.checkpoint(task_ref(0)) == b"%d" % committed
     found = await values_of(again, ORDERS)
     assert [value and value[:6] for value in found] == [b"%06d" % number for number in range(committed)]
     await again.close()

@@ -19,7 +19,7 @@ import pytest
 from streams.connectors.embedded import EmbeddedConfig, EmbeddedLog
 from streams.core.log import Append, Commit, TopicSpec
 from streams.core.record import Position, Records, TopicPartition
-from streams.testing.log_contract import read_all
+from streams.testing.log_contract import read_all, task_ref
 
 ORDERS = [TopicPartition("orders", 0), TopicPartition("orders", 1)]
 COUNTS = TopicPartition("counts", 0)
@@ -53,7 +53,7 @@ async def commit_until_killed(path: str, durable: bool) -> None:
     await log.create_topics([TopicSpec("orders", partitions=2), TopicSpec("counts", kind="changelog", compact=True)])
 
     async def work(task: int) -> None:
-        writer = await log.fence(f"task-{task}", task)
+        writer = await log.fence(task_ref(task))
         number = int(writer.checkpoint or b"0")
         while True:
             number += 1
@@ -99,7 +99,7 @@ def run_and_kill(path: Path, durable: bool, chance: random.Random) -> dict[int, 
 async def check(path: Path, durable: bool, reported: dict[int, int]) -> None:
     log = EmbeddedLog(config(str(path), durable))
     await log.open()
-    reached = {task: int(await log.checkpoint(f"task-{task}") or b"0") for task in range(TASKS)}
+    reached = {task: int(await log.checkpoint(task_ref(task)) or b"0") for task in range(TASKS)}
     for task, number in reported.items():
         assert reached[task] >= number, "an acknowledged commit is gone"
         assert reached[task] <= number + 1, "a commit was begun before the one before it was acknowledged"

@@ -11,7 +11,7 @@ from streams.core.capability import Limits
 from streams.core.log import Append, Commit, Log, TopicSpec
 from streams.core.record import START, Position, Records, TopicPartition
 from streams.errors import DataError, Fenced
-from streams.testing.log_contract import LogContract, append, read_all, records
+from streams.testing.log_contract import LogContract, append, read_all, records, task_ref
 
 ORDERS = TopicPartition("orders", 0)
 
@@ -36,7 +36,7 @@ def test_clients_of_one_broker_fence_and_wake_one_another() -> None:
         await killed.open()
         await survivor.open()
         await killed.create_topics([TopicSpec("orders")])
-        writer = await killed.fence("task-0", 0)
+        writer = await killed.fence(task_ref(0))
         await writer.commit(Commit(b"one", [append(ORDERS, b"1")]))
         waiting = asyncio.create_task(
             survivor.reader({ORDERS: Position.at(1)}).fetch([ORDERS], max_records=9, wait_s=9)
@@ -44,7 +44,7 @@ def test_clients_of_one_broker_fence_and_wake_one_another() -> None:
         await asyncio.sleep(0)
         await writer.commit(Commit(b"two", [append(ORDERS, b"2")]))
         assert [batch.records.values for batch in await waiting] == [[b"2"]]
-        owner = await survivor.fence("task-0", 0)
+        owner = await survivor.fence(task_ref(0))
         assert owner.checkpoint == b"two"
         with pytest.raises(Fenced):
             await writer.commit(Commit(b"three", [append(ORDERS, b"3")]))
@@ -58,7 +58,7 @@ def test_what_one_record_expands_to_may_be_above_the_limit_of_records() -> None:
         log = MemoryLog(limits=Limits(max_commit_records=3))
         await log.open()
         await log.create_topics([TopicSpec("orders")])
-        writer = await log.fence("task-0", 0)
+        writer = await log.fence(task_ref(0))
         await writer.commit(Commit(b"one", [append(ORDERS, *[b"x"] * 10)]))
         assert [len(batch) for batch in await read_all(log, ORDERS)] == [10]
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from streams.core.topology import StoreRecord, TopologyRecord, resolve_topology, slot_of
+from streams.core.topology import StoreRecord, TopologyRecord, resolve_topology, task_refs
 from streams.errors import TopologyChanged
 
 BEFORE = TopologyRecord(
@@ -47,8 +47,8 @@ def test_what_is_added_is_told_and_accepted() -> None:
 def test_slots_are_only_ever_appended() -> None:
     start = resolve_topology(BEFORE, changed(slots=["shop.more-0", "shop.orders-1"]), incompatibility)
     assert start.record.slots == ["shop.orders-0", "shop.orders-1", "gone-0", "shop.more-0"]
-    before, after = slot_of(BEFORE.slots), slot_of(start.record.slots)
-    assert all(after[task] == slot for task, slot in before.items())
+    before, after = task_refs(BEFORE), task_refs(start.record)
+    assert all(after[name] == ref for name, ref in before.items())
     assert len(set(after.values())) == len(after)
 
 

@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 from streams.connectors.embedded import EmbeddedLog
 from streams.connectors.embedded.witness import FILE_NAME, read_witness
 from streams.core.checkpoint import decode_checkpoint
-from streams.core.log import Append, TopicSpec
+from streams.core.log import Append, TaskRef, TopicSpec
 from streams.core.record import Records, TopicPartition
 from streams.core.watermark import MARK_HEADER, Mark, encode_mark
 from streams.testing.log_contract import read_all
@@ -272,7 +272,7 @@ async def lag(log: EmbeddedLog, app: str, topic: str) -> int:
     ends = await log.bounds([TopicPartition(topic, at) for at in range(partitions)])
     left = sum(each.end.offset() for each in ends.values())
     for at in ends:
-        stored = await log.checkpoint(f"{app}.{topic}-{at.partition}")
+        stored = await log.checkpoint(TaskRef(app, 0, f"{app}.{topic}-{at.partition}"))
         position = decode_checkpoint(stored).position(at) if stored is not None else None
         left -= position.offset() if position is not None else 0
     return left

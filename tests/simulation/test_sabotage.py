@@ -15,7 +15,7 @@ import pytest
 from streams.core import task as task_module
 from streams.core.checkpoint import Checkpoint, encode_checkpoint
 from streams.core.inputs import Input
-from streams.core.log import Append, Commit
+from streams.core.log import Append, Commit, TaskRef
 from streams.core.plan import changelog_records
 from streams.core.record import START, Fetched, Position, Positions, Records, TopicPartition
 from streams.core.recovery import Resume
@@ -56,9 +56,9 @@ class BrokenLog(SimLog):
 
     writer: type[SimWriter] = SimWriter
 
-    async def fence(self, task: str, slot: int) -> SimWriter:
-        sound = await super().fence(task, slot)
-        return self.writer(self, task, sound._generation, sound.checkpoint)
+    async def fence(self, task: TaskRef) -> SimWriter:
+        sound = await super().fence(task)
+        return self.writer(self, task.name, sound._generation, sound.checkpoint)
 
 
 def log_with(broken: type[SimWriter]) -> type[BrokenLog]:

@@ -1,0 +1,109 @@
+"""A worker's place among the workers of its app: who should run which task.
+
+What must live here: the protocol and the plain data in its signatures.  What must not: how workers find each other
+(a connector), how tasks are divided (``core.assignment``), how they are run (``runtime.worker``).
+
+Advice only.  What keeps a task safe is the fence in its commits: the log refuses a worker that acts on old advice.
+
+    assignments() ──▶ Assignment ──▶ the worker starts and stops tasks ──▶ report(held, ready) ──▶ assignments() …
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+
+class TaskRef(NamedTuple):
+    """Names a task on a log.
+
+    group: the app that it belongs to (for a delivery, at its target, the outbox).  slot: its number within the group,
+    never given to another task: a log may keep the checkpoint of each slot in a place of its own, so that it has one
+    writer.  name: the same for ever, and unique on the log.
+    """
+
+    group: str
+    slot: int
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What a worker says of itself when it joins.
+
+    name: the same after a restart, so that a worker which comes back soon finds its tasks again; "" makes one up.
+    version, fingerprint: of the topology that it runs.  Members that differ share no tasks.
+    address: ``host:port`` where it answers other workers; "" for nowhere.
+    stored: tasks whose state lies on its disk from a former life.
+    """
+
+    name: str = ""
+    version: int = 1
+    fingerprint: str = ""
+    address: str = ""
+    stored: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What this worker should do from now on.
+
+    active: the tasks to run.  standby: tasks whose state to follow, without running them.
+    addresses: by task, where the worker that runs it answers; tasks of workers without an address are missing.
+    """
+
+    active: frozenset[str] = frozenset()
+    standby: frozenset[str] = frozenset()
+    addresses: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be divided.  stateful: names of the tasks that keep state.  standbys: followers of each of those."""
+
+    tasks: Sequence[TaskRef]
+    stateful: frozenset[str] = frozenset()
+    standbys: int = 0
+
+
+class Membership(Protocol):
+    """A worker's membership, from the first assignment on."""
+
+    def assignments(self) -> AsyncIterator[Assignment]:
+        """What to do, each time that it changes; an empty one as soon as the worker knows that it is no longer a
+        member.  Joins at the first step.  Raises ConfigurationError, LogUnavailable."""
+        ...
+
+    def report(self, held: Collection[str], ready: Collection[str]) -> None:
+        """Tell the others what this worker runs now, and of which tasks it has the state, up to date or nearly.
+
+        Called after each change.  Doesn't block.  A task that was taken away is given to its next owner only when
+        its former one no longer reports it, so that it has committed by then.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Leave, so that the others take over at once.  Called when every task has been released."""
+        ...
+
+
+class Alone:
+    """The only worker runs everything: on a log that serves one process at a time."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted = wanted
+
+    async def assignments(self) -> AsyncIterator[Assignment]:
+        yield Assignment(frozenset(task.name for task in self._wanted.tasks))
+        await asyncio.get_running_loop().create_future()
+
+    def report(self, held: Collection[str], ready: Collection[str]) -> None:
+        """Nobody else wants to know."""
+
+    async def close(self) -> None:
+        """There is nothing to leave."""
