@@ -27,6 +27,7 @@ PURE_PACKAGES = ("streams/core", "streams/operators")
 ANYWHERE = {"msgspec", "orjson"}
 HOMES = {
     "aiohttp": ("connectors/http", "streams/cli", "streams/runtime"),
+    "aiokafka": ("connectors/kafka",),
     "click": ("streams/cli",),
     "croniter": ("streams/dsl", "streams/runtime"),
     "hypothesis": ("streams/testing",),

@@ -1,0 +1,7 @@
+"""The brokers of these tests; see ``tests/brokers/kafka/fixtures.py``."""
+
+from __future__ import annotations
+
+from tests.brokers.kafka.fixtures import kafka, kafka_cluster, kafka_own, unique
+
+__all__ = ["kafka", "kafka_cluster", "kafka_own", "unique"]
