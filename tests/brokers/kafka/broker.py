@@ -91,9 +91,9 @@ def kafka_uuid() -> str:
 class KafkaBroker:
     """A broker with a port and a folder of its own.
 
-    ``start`` blocks until the broker has answered a request; ``stop``, ``kill`` and ``pause`` until it is so.  Stopped or
-    killed, it can be started again, on the same port and with the same data.  ``close`` ends it and removes its data;
-    a ``with`` statement does both.  All may be called from within a running loop, which they block meanwhile: use
+    ``start`` blocks until the broker has answered a request; ``stop``, ``kill`` and ``pause`` until it is so.  Stopped
+    or killed, it can be started again, on the same port and with the same data.  ``close`` ends it and removes its
+    data; a ``with`` statement does both.  All may be called from within a running loop, which they block meanwhile: use
     ``await asyncio.to_thread(broker.start)`` where the loop has to go on.
 
     ``properties`` are settings of the broker over ``SETTINGS``.

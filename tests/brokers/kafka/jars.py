@@ -3,9 +3,9 @@
 What lives here: finding Java and Maven, fetching what ``pom.xml`` names, and the command line of a Java program that
 uses it.  What must not: anything about a broker's life (``broker.py``).
 
-The folder's name holds a digest of the pom, so a changed pom fetches anew.  A fetch fills a folder beside it and renames
-it when it is complete: an interrupted fetch leaves nothing that looks like one.  A lock keeps two test runs from
-fetching at once.
+The folder's name holds a digest of the pom, so a changed pom fetches anew.  A fetch fills a folder beside it and
+renames it when it is complete: an interrupted fetch leaves nothing that looks like one.  A lock keeps two test runs
+from fetching at once.
 """
 
 from __future__ import annotations
@@ -70,8 +70,7 @@ def _fetch(folder: Path) -> None:
         except subprocess.TimeoutExpired:
             raise Unavailable(f"no Kafka broker for the tests: Maven took more than {FETCH_TIMEOUT_S} s") from None
         if done.returncode != 0:
-            said = next(
-                (line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line), "it said nothing"
-            )
-            raise Unavailable(f"no Kafka broker for the tests: Maven could not fetch the jars: {said.strip()[:300]}")
+            said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line]
+            reason = said[0][:300] if said else f"exit status {done.returncode}"
+            raise Unavailable(f"no Kafka broker for the tests: Maven could not fetch the jars: {reason}")
         jars.rename(folder)

@@ -109,7 +109,7 @@ def test_no_broker_and_no_data_outlive_a_killed_test_run() -> None:
                 await admin.until(removed)
 
         async def removed() -> bool | None:
-            return None if Path(folder).exists() else True
+            return None if await asyncio.to_thread(Path(folder).exists) else True
 
         try:
             asyncio.run(gone())
