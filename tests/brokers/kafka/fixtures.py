@@ -15,29 +15,61 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
 
 import pytest
 
 from tests.brokers.kafka.broker import KafkaBroker
 from tests.brokers.kafka.cluster import KafkaCluster
+from tests.brokers.kafka.secured import SecuredKafka
 from tests.brokers.unavailable import skipped_if_unavailable
 
-_shared: list[KafkaBroker] = []
-_users_of_shared = 0
+Broker = TypeVar("Broker", bound=KafkaBroker)
+
+
+class Shared(Generic[Broker]):
+    """A broker for a whole run.  Each folder that imports its fixture has the fixture once: the first starts it, the
+    last one ends it."""
+
+    def __init__(self, make: Callable[[], Broker]) -> None:
+        self._make = make
+        self._broker: Broker | None = None
+        self._users = 0
+
+    @contextmanager
+    def used(self) -> Iterator[Broker]:
+        if self._broker is None:
+            with skipped_if_unavailable():
+                broker = self._make()
+                broker.__enter__()
+            self._broker = broker
+        self._users += 1
+        try:
+            yield self._broker
+        finally:
+            self._users -= 1
+            if self._users == 0:
+                self._broker.close()
+                self._broker = None
+
+
+_open = Shared(KafkaBroker)
+_secured = Shared(SecuredKafka)
 
 
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[KafkaBroker]:
-    """The broker of this run.  Several folders import this fixture: the first starts it, the last one ends it."""
-    global _users_of_shared
-    if not _shared:
-        with skipped_if_unavailable():
-            _shared.append(KafkaBroker().__enter__())
-    _users_of_shared += 1
-    yield _shared[0]
-    _users_of_shared -= 1
-    if _users_of_shared == 0:
-        _shared.pop().close()
+    """The broker of this run, without security."""
+    with _open.used() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def kafka_secured() -> Iterator[SecuredKafka]:
+    """The secured broker of this run."""
+    with _secured.used() as broker:
+        yield broker
 
 
 @pytest.fixture

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.brokers.kafka.fixtures import kafka, kafka_cluster, kafka_own, unique
+from tests.brokers.kafka.fixtures import kafka, kafka_cluster, kafka_own, kafka_secured, unique
 
-__all__ = ["kafka", "kafka_cluster", "kafka_own", "unique"]
+__all__ = ["kafka", "kafka_cluster", "kafka_own", "kafka_secured", "unique"]

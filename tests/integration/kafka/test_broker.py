@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,18 +13,23 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, TopicAuthorizationFailedError
 
 from tests.brokers.kafka import admin
 from tests.brokers.kafka.broker import KafkaBroker
 from tests.brokers.kafka.cluster import KafkaCluster
+from tests.brokers.kafka.secured import USERS, Listener, Mechanism, SecuredKafka
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def produce(bootstrap: str, topic: str, *values: bytes) -> None:
+    produce_as({"bootstrap_servers": bootstrap, "enable_idempotence": True}, topic, *values)
+
+
+def produce_as(client: admin.Client, topic: str, *values: bytes) -> None:
     async def run() -> None:
-        async with AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True) as producer:
+        async with asyncio.timeout(60), AIOKafkaProducer(**client, acks="all") as producer:
             for value in values:
                 await producer.send_and_wait(topic, value, partition=0)
 
@@ -115,3 +121,51 @@ def test_no_broker_and_no_data_outlive_a_killed_test_run() -> None:
             asyncio.run(gone())
         finally:
             os.close(broker)
+
+
+def connect(client: admin.Client) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(30), admin.admin(client) as connected:
+            assert (await connected.describe_cluster())["brokers"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("listener", ["SASL_PLAINTEXT", "SASL_SSL"])
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"])
+def test_who_has_the_password_or_a_token_gets_in(
+    kafka_secured: SecuredKafka, listener: Listener, mechanism: Mechanism
+) -> None:
+    for user in USERS:
+        connect(kafka_secured.client_of(user, listener, mechanism))
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+def test_a_wrong_password_is_refused(kafka_secured: SecuredKafka, mechanism: Mechanism) -> None:
+    with pytest.raises(KafkaConnectionError):
+        connect(kafka_secured.client_of("alice", "SASL_SSL", mechanism, password="wrong"))
+
+
+def test_only_who_trusts_the_authority_and_shows_a_certificate_gets_in(kafka_secured: SecuredKafka) -> None:
+    connect(kafka_secured.client_of("alice", "SSL"))
+    distrusting = ssl.create_default_context(cafile=str(kafka_secured.stranger.certificate))
+    with pytest.raises(KafkaConnectionError):
+        connect(kafka_secured.client_of("alice", "SASL_SSL") | {"ssl_context": distrusting})
+    nameless = ssl.create_default_context(cafile=str(kafka_secured.authority.certificate))
+    with pytest.raises(KafkaConnectionError):
+        connect(kafka_secured.client_of("alice", "SSL") | {"ssl_context": nameless})
+
+
+def test_a_user_may_do_what_was_granted_and_nothing_else(
+    kafka_secured: SecuredKafka, unique: Callable[[str], str]
+) -> None:
+    granted, withheld = unique("granted"), unique("withheld")
+    kafka_secured.create_topic(granted)
+    kafka_secured.create_topic(withheld)
+    alice = kafka_secured.client_of("alice", "SSL")
+    with pytest.raises(TopicAuthorizationFailedError):
+        produce_as(alice, granted, b"before")
+    kafka_secured.grant("alice", "topic", granted, "write")
+    produce_as(alice, granted, b"after")
+    with pytest.raises(TopicAuthorizationFailedError):
+        produce_as(alice, withheld, b"after")
