@@ -112,7 +112,7 @@ class KafkaBroker:
         self.cluster_id = cluster_id or kafka_uuid()
         self.port = free_port()
         self.controllers = dict(controllers or {node_id: free_port()})
-        self.folder = Path(tempfile.mkdtemp(prefix="kafka-"))
+        self.folder = Path(tempfile.gettempdir(), f"kafka-{uuid.uuid4().hex[:12]}")
         self._format_options = format_options
         self._process: subprocess.Popen[bytes] | None = None
         self._watch: subprocess.Popen[bytes] | None = None
@@ -150,11 +150,11 @@ class KafkaBroker:
         """Start the process and return at once.  ``wait_until_ready`` belongs to it."""
         assert not self.running, "the broker runs already"
         self._reap()
-        properties = self.folder / "server.properties"
+        command = java_command("kafka.Kafka", str(properties := self.folder / "server.properties"))
         if not properties.is_file():
+            self.folder.mkdir(mode=0o700, exist_ok=True)
             properties.write_text("".join(f"{name}={value}\n" for name, value in self._settings.items()))
             self._format(properties)
-        command = java_command("kafka.Kafka", str(properties))
         with self._log_file.open("ab") as log:
             # A session of its own: ctrl-C is for the tests, which stop the broker when they have ended.
             self._process = subprocess.Popen(

@@ -4,10 +4,12 @@
 ``kafka``          one broker for all tests of a run; they use names of their own (``unique``) and leave it running
 ``kafka_own``      a broker of the test's own, that it may kill, stop, pause and restart
 ``kafka_cluster``  three brokers of the test's own; everything is replicated three times
+``kafka_jars``     no broker, but all that is needed to start one
 ``kafka_secured``  a broker that wants TLS, a name and a password, and has ACLs; for all tests of a run
 =================  ==================================================================================================
 
-Where Kafka can't be had, each test says so in one skip line; with ``CI`` set it fails.
+Where Kafka can't be had, all tests that use one of these are skipped with one line in all; with ``CI`` set they fail.
+That is decided by ``pytest_runtest_setup``, which a ``conftest.py`` imports as well.
 """
 
 from __future__ import annotations
@@ -16,14 +18,40 @@ import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Generic, TypeVar
 
 import pytest
 
 from tests.brokers.kafka.broker import KafkaBroker
 from tests.brokers.kafka.cluster import KafkaCluster
+from tests.brokers.kafka.jars import library, program
 from tests.brokers.kafka.secured import SecuredKafka
-from tests.brokers.unavailable import skipped_if_unavailable
+from tests.brokers.unavailable import Unavailable, skip_or_fail
+
+NEEDS_OPENSSL = "kafka_secured"
+FIXTURES = {"kafka", "kafka_own", "kafka_cluster", "kafka_jars", NEEDS_OPENSSL}
+
+
+@cache
+def missing(openssl: bool) -> str:
+    """What a broker needs and can't have here, in one line; empty if nothing.  Found out once: a fetch that fails is
+    not tried again by each test."""
+    try:
+        program("java")
+        library()
+        if openssl:
+            program("openssl")
+    except Unavailable as error:
+        return str(error)
+    return ""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    used = FIXTURES.intersection(getattr(item, "fixturenames", ()))
+    if used and (reason := missing(NEEDS_OPENSSL in used)):
+        skip_or_fail(reason)
+
 
 Broker = TypeVar("Broker", bound=KafkaBroker)
 
@@ -40,10 +68,8 @@ class Shared(Generic[Broker]):
     @contextmanager
     def used(self) -> Iterator[Broker]:
         if self._broker is None:
-            with skipped_if_unavailable():
-                broker = self._make()
-                broker.__enter__()
-            self._broker = broker
+            self._broker = self._make()
+            self._broker.__enter__()
         self._users += 1
         try:
             yield self._broker
@@ -72,22 +98,23 @@ def kafka_secured() -> Iterator[SecuredKafka]:
         yield broker
 
 
+@pytest.fixture(scope="session")
+def kafka_jars() -> None:
+    """Java and Kafka's jars are there; for a test that starts brokers by itself."""
+
+
 @pytest.fixture
 def kafka_own() -> Iterator[KafkaBroker]:
     """A broker that the test may do anything to."""
-    with skipped_if_unavailable():
-        broker = KafkaBroker().__enter__()
-    with broker:
+    with KafkaBroker() as broker:
         yield broker
 
 
 @pytest.fixture
 def kafka_cluster() -> Iterator[KafkaCluster]:
     """Three brokers that the test may do anything to."""
-    with skipped_if_unavailable():
-        cluster = KafkaCluster().__enter__()
-    yield cluster
-    cluster.close()
+    with KafkaCluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture

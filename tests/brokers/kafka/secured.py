@@ -74,6 +74,7 @@ class SecuredKafka(KafkaBroker):
         options = tuple(argument for credential in scram for argument in ("--add-scram", credential))
         super().__init__(properties, format_options=options)
         self.ports["SASL_PLAINTEXT"] = self.port
+        self.folder.mkdir(mode=0o700)
         self.authority = Authority(self.folder / "authority")
         self.stranger = Authority(self.folder / "stranger")
         certificate, key = self.authority.sign("broker")

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
-from tests.brokers.kafka.fixtures import kafka, kafka_cluster, kafka_own, kafka_secured, unique
+from tests.brokers.kafka.fixtures import (
+    kafka,
+    kafka_cluster,
+    kafka_jars,
+    kafka_own,
+    kafka_secured,
+    pytest_runtest_setup,
+    unique,
+)
 
-__all__ = ["kafka", "kafka_cluster", "kafka_own", "kafka_secured", "unique"]
+__all__ = ["kafka", "kafka_cluster", "kafka_jars", "kafka_own", "kafka_secured", "pytest_runtest_setup", "unique"]

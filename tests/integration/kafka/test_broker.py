@@ -90,6 +90,7 @@ def test_another_broker_leads_after_a_kill(kafka_cluster: KafkaCluster) -> None:
     kafka_cluster.wait_until_in_sync("orders")
 
 
+@pytest.mark.usefixtures("kafka_jars")
 def test_no_broker_and_no_data_outlive_a_killed_test_run() -> None:
     code = (
         "from tests.brokers.kafka.broker import KafkaBroker\n"
