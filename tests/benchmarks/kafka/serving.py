@@ -1,0 +1,168 @@
+"""Contenders that serve until they are stopped, and what the scenarios ask the broker about them.
+
+What must live here: starting and stopping, who has joined, orders at a rate, outputs as they arrive.  What must not:
+what a scenario makes of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.protocol.group import MemberAssignment
+
+from tests.benchmarks.kafka import contenders, work
+from tests.benchmarks.kafka.contenders import Run
+from tests.benchmarks.kafka.ground import Ground, partition_of
+
+TICK_S = 0.005
+START_TIMEOUT_S = 90.0
+
+
+@asynccontextmanager
+async def serving(run: Run, folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The contender at work; on leaving it is stopped by SIGTERM, if it is still there.
+
+    ``folder``: for its state.  RuntimeError if it has ended by itself meanwhile.
+    """
+    with tempfile.TemporaryFile("w+") as said:
+        process = await asyncio.create_subprocess_exec(
+            *contenders.command(replace(run, messages=0), folder),
+            cwd=contenders.ROOT,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=said,
+        )
+        try:
+            yield process
+        finally:
+            ended = process.returncode
+            if ended is None:
+                process.terminate()
+                try:
+                    await asyncio.wait_for(process.wait(), 30)
+                except TimeoutError:
+                    process.kill()
+                    await process.wait()
+        if ended is not None and ended != -signal.SIGKILL:
+            said.seek(0)
+            raise RuntimeError(f"{run.program} ended with status {ended}: {said.read()[-2000:]}")
+
+
+async def joined(where: Ground, group: str, members: int, timeout_s: float = START_TIMEOUT_S) -> None:
+    """Wait until the group is stable, with so many members that each have something assigned."""
+    async with where.admin() as admin, asyncio.timeout(timeout_s):
+        while await _with_work(admin, group) != members:  # noqa: ASYNC110 - it is the broker's
+            await asyncio.sleep(0.2)
+
+
+async def _with_work(admin: Any, group: str) -> int:
+    (response,) = await admin.describe_consumer_groups([group])
+    _, _, state, _, _, members, *_ = response.groups[0]
+    if state != "Stable":
+        return 0
+    assignments = [MemberAssignment.decode(member[-1]) for member in members if member[-1]]
+    return sum(any(partitions for _, partitions in each.assignment) for each in assignments)
+
+
+class Feed:
+    """Sends orders at an even rate, stamped with the time of sending, until it is stopped."""
+
+    def __init__(self, where: Ground, topic: str, partitions: int, rate: int, users: int = work.USERS) -> None:
+        self.sent = 0
+        self._where, self._topic, self._partitions, self._rate = where, topic, partitions, rate
+        self._stop = asyncio.Event()
+        chance = random.Random(3)
+        rows = work.orders("small", min(users, 100_000), users)
+        pool = [(key, value, partition_of(key, partitions)) for key, value in rows]
+        chance.shuffle(pool)
+        self._pool = pool
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def run(self) -> None:
+        producer = AIOKafkaProducer(bootstrap_servers=self._where.bootstrap, max_batch_size=1_000_000)
+        await producer.start()
+        began, pool = time.monotonic(), self._pool
+        try:
+            while not self._stop.is_set():
+                due = int((time.monotonic() - began) * self._rate) - self.sent
+                builders = [producer.create_batch() for _ in range(self._partitions)]
+                now_ms = int(time.time() * 1000)
+                for number in range(self.sent, self.sent + due):
+                    key, value, partition = pool[number % len(pool)]
+                    builders[partition].append(key=key, value=value, timestamp=now_ms)
+                for partition, builder in enumerate(builders):
+                    builder.close()
+                    if builder.record_count():
+                        await producer.send_batch(builder, self._topic, partition=partition)
+                self.sent += due
+                await asyncio.sleep(TICK_S)
+            await producer.flush()
+        finally:
+            await producer.stop()
+
+
+@asynccontextmanager
+async def feeding(feed: Feed) -> AsyncIterator[Feed]:
+    task = asyncio.create_task(feed.run())
+    try:
+        yield feed
+    finally:
+        feed.stop()
+        await task
+
+
+@asynccontextmanager
+async def watching(
+    where: Ground, topic: str, partitions: int, seen: Callable[[int, Any, int], None]
+) -> AsyncIterator[None]:
+    """Call ``seen(partition, records, now in ms)`` for committed outputs as they arrive."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=where.bootstrap,
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=100,
+    )
+    await consumer.start()
+    consumer.assign([TopicPartition(topic, number) for number in range(partitions)])
+
+    async def watch() -> None:
+        while True:
+            for place, records in (await consumer.getmany(timeout_ms=1000)).items():
+                seen(place.partition, records, int(time.time() * 1000))
+
+    task = asyncio.create_task(watch())
+    try:
+        yield
+        if task.done():
+            await task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        await consumer.stop()
+
+
+async def until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            while not condition():  # noqa: ASYNC110 - any condition
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise RuntimeError(f"{what}: not within {timeout_s:g} s") from None
+
+
+def kill(process: asyncio.subprocess.Process) -> None:
+    os.kill(process.pid, signal.SIGKILL)
