@@ -28,7 +28,18 @@ def _memory(url: str) -> Log:
     return MemoryLog()
 
 
-OWN: dict[str, Callable[[str], Log]] = {"embedded": _embedded, "memory": _memory}
+def _kafka(url: str) -> Log:
+    try:
+        from streams.connectors.kafka.log import KafkaLog
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"a log on kafka: needs packages that aren't installed ({error.name}); install them with "
+            f"pip install 'streams-log[kafka]'"
+        ) from error
+    return KafkaLog(url)
+
+
+OWN: dict[str, Callable[[str], Log]] = {"embedded": _embedded, "memory": _memory, "kafka": _kafka}
 
 
 def open_log(url: str) -> Log:
@@ -39,5 +50,5 @@ def open_log(url: str) -> Log:
     for found in entry_points(group=ENTRY_POINTS, name=scheme):
         return cast(Log, found.load()(url))
     raise ConfigurationError(
-        f"log {url!r}: nothing is known about {scheme!r}; use embedded:<folder>, as in --log embedded:./data"
+        f"log {url!r}: nothing is known about {scheme!r}; use embedded:<folder>, as in --log embedded:./data, or kafka://<host>:<port>"
     )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from rocksdict import WriteBatch
 
+from streams.connectors.alone import Alone
 from streams.connectors.embedded.blocks import topic_range
 from streams.connectors.embedded.catalog import (
     LAST_TOPIC_NUMBER,
@@ -31,7 +32,7 @@ from streams.connectors.embedded.reader import EmbeddedReader
 from streams.connectors.memory.rules import check_spec, partition_for
 from streams.core.capability import Capabilities, Durability, Limits
 from streams.core.log import Append, Commit, TaskRef, TopicInfo, TopicSpec
-from streams.core.membership import Alone, Member, Membership, Wanted
+from streams.core.membership import Member, Membership, Wanted
 from streams.core.record import Bounds, Position, Positions, TopicPartition
 from streams.errors import Fenced, LogUnavailable, RetryableError, StreamsError
 
@@ -116,9 +117,9 @@ class EmbeddedLog:
         self._engine.check_open()
         self._engine.lock.publish_endpoint(port, token)
 
-    async def topics(self) -> Mapping[str, TopicInfo]:
+    async def topics(self, names: Collection[str] | None = None) -> Mapping[str, TopicInfo]:
         self._engine.check_open()
-        return {name: topic.info for name, topic in self._engine.topics.items()}
+        return {name: it.info for name, it in self._engine.topics.items() if names is None or name in names}
 
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
         self._engine.check_open()

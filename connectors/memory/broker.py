@@ -189,8 +189,9 @@ class MemoryBroker:
                 partition.deleted = True
                 partition.wake()
 
-    def infos(self) -> dict[str, TopicInfo]:
-        return {name: TopicInfo(topic.spec, topic.identity) for name, topic in self.topics.items()}
+    def infos(self, names: Collection[str] | None = None) -> dict[str, TopicInfo]:
+        held = self.topics.items()
+        return {name: TopicInfo(it.spec, it.identity) for name, it in held if names is None or name in names}
 
     def fence(self, task: str) -> MemoryTask:
         """Take ``task`` over: the generation that is returned is the only one that can commit."""

@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 
+from streams.connectors.alone import Alone
 from streams.connectors.memory.broker import MemoryBroker, MemoryPartition
 from streams.connectors.memory.rules import partition_for
 from streams.connectors.waiting import fetch_or_wait
 from streams.core.capability import Capabilities, Durability, Limits
 from streams.core.log import Append, Commit, TaskRef, TopicInfo, TopicSpec
-from streams.core.membership import Alone, Member, Membership, Wanted
+from streams.core.membership import Member, Membership, Wanted
 from streams.core.record import Bounds, Fetched, Position, Positions, TopicPartition
 from streams.errors import Fenced, LogUnavailable
 
@@ -145,9 +146,9 @@ class MemoryLog:
             for partition in topic.partitions:
                 partition.wake()  # else a fetch of this client would wait for a log that is gone
 
-    async def topics(self) -> Mapping[str, TopicInfo]:
+    async def topics(self, names: Collection[str] | None = None) -> Mapping[str, TopicInfo]:
         self.check_open()
-        return self.broker.infos()
+        return self.broker.infos(names)
 
     async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
         self.check_open()

@@ -46,7 +46,7 @@ async def _lag(app: App, url: str) -> list[dict[str, Any]]:
     own = {spec.name for spec in blueprint.own_topics}
     rows: list[dict[str, Any]] = []
     async with reach(url) as log:
-        there = {name for name in await log.topics() if name in own}
+        there = set(await log.topics(own))
         bounds = await log.bounds([at for _, at in inputs if at.topic in there])
         refs = await task_refs_on(log, app.name)
         stored = {

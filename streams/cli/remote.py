@@ -96,8 +96,9 @@ class RemoteLog:
     async def holding(self) -> wire.Holding:
         return wire.decode(await self.get("/log"), type=wire.Holding)
 
-    async def topics(self) -> Mapping[str, TopicInfo]:
-        return wire.decode(await self.get("/log/topics"), type=wire.Topics)
+    async def topics(self, names: Collection[str] | None = None) -> Mapping[str, TopicInfo]:
+        found = wire.decode(await self.get("/log/topics"), type=wire.Topics)
+        return {name: info for name, info in found.items() if names is None or name in names}
 
     async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
         await self.post("/log/topics", list(specs))

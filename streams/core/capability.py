@@ -66,11 +66,14 @@ class Limits:
     single record expands to may still be above it; the log packs it into blocks then.
     max_commit_bytes: bytes of keys and values in one commit.
     max_record_bytes: bytes of one record's key, value and headers.
+    tombstones_kept_ms: for how long a compacted topic keeps deletes, on a log that can't tell up to which position they
+    are gone (``Log.compaction_floor``); None on one that can.
     """
 
     max_commit_records: int = 200_000
     max_commit_bytes: int = 64 * 2**20
     max_record_bytes: int = 16 * 2**20
+    tombstones_kept_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,8 +106,8 @@ class Source(Protocol):
     @property
     def capabilities(self) -> Capabilities: ...
 
-    async def topics(self) -> Mapping[str, TopicInfo]:
-        """Every topic by its name."""
+    async def topics(self, names: Collection[str] | None = None) -> Mapping[str, TopicInfo]:
+        """The topics of these names that exist, by name; every one for None."""
         ...
 
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]:

@@ -10,7 +10,6 @@ Advice only.  What keeps a task safe is the fence in its commits: the log refuse
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -90,20 +89,3 @@ class Membership(Protocol):
     async def close(self) -> None:
         """Leave, so that the others take over at once.  Called when every task has been released."""
         ...
-
-
-class Alone:
-    """The only worker runs everything: on a log that serves one process at a time."""
-
-    def __init__(self, wanted: Wanted) -> None:
-        self._wanted = wanted
-
-    async def assignments(self) -> AsyncIterator[Assignment]:
-        yield Assignment(frozenset(task.name for task in self._wanted.tasks))
-        await asyncio.get_running_loop().create_future()
-
-    def report(self, held: Collection[str], ready: Collection[str]) -> None:
-        """Nobody else wants to know."""
-
-    async def close(self) -> None:
-        """There is nothing to leave."""

@@ -208,8 +208,8 @@ class Driver:
             self._stored = stored
             self._commits += 1
             self.phase = Phase.RESTORING
-            topics = await services.log.topics()
             names = {name: services.plan.changelog(name) for name in self._subtopology.states}
+            topics = await services.log.topics(names.values())
             identities = {name: topics[topic].identity for name, topic in names.items()}
             store = await restore(
                 Restoration(
@@ -260,7 +260,7 @@ class Driver:
         facts = {}
         for at, node in nodes.items():
             log = self._services.foreign.get(at.topic, self._services.log)
-            info = (await log.topics()).get(at.topic)
+            info = (await log.topics([at.topic])).get(at.topic)
             if info is None:
                 raise ConfigurationError(
                     f"topic {at.topic!r} doesn't exist on {log.url}; create it there, or mend its name"

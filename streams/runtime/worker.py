@@ -149,7 +149,7 @@ class Worker:
 
     async def _check_source(self, log: Log, spec: TopicSpec) -> None:
         require(self.app.guarantee, f"{spec.location}/{spec.name}", derive_source(log.capabilities))
-        info = (await log.topics()).get(spec.name)
+        info = (await log.topics([spec.name])).get(spec.name)
         if info is not None and info.spec.partitions != spec.partitions:
             raise TopicMismatch(
                 f"{spec.location}/{spec.name} has {info.spec.partitions} partitions and the app declares "

@@ -344,11 +344,13 @@ class LogContract(ReadingTests, RemovingTests):
             await again.open()
             try:
                 assert again.identity == identity
+                await again.create_topics(TOPICS)  # as a worker does at each start
                 topics = await again.topics()
                 assert [topics[spec.name].spec for spec in TOPICS] == TOPICS
                 assert topics["orders"].identity == topic_identity
                 bounds = (await again.bounds([ORDERS]))[ORDERS]
-                assert (bounds.start, bounds.end) == (Position.at(2), Position.at(7))
+                assert bounds.start == Position.at(2)
+                assert bounds.end.reached(Position.at(7))  # behind it there may be marks of the log's own
                 assert await values_of(again, ORDERS) == numbered(2, 5)
                 assert again.compaction_floor(COUNTS) == floor
                 assert (await again.bounds([COUNTS]))[COUNTS].end == Position.at(2)
@@ -368,6 +370,8 @@ class LogContract(ReadingTests, RemovingTests):
                 identity = log.identity
             if self.reopen_log(log) is None:
                 pytest.skip("the log doesn't outlive its process")
+            if self.shared:
+                pytest.skip("new logs are topics of one server here")
             async with self.opened() as other:
                 assert other.identity != identity
 

@@ -294,6 +294,8 @@ class RemovingTests(LogTests):
         async def scenario(log: Log) -> None:
             await log.append([append(COUNTS, b"1", key=b"gone"), append(COUNTS, b"2", key=b"kept")])
             deleted = (await log.append([append(COUNTS, None, key=b"gone")]))[COUNTS]
+            if log.limits.tombstones_kept_ms is not None:
+                pytest.skip("this log keeps deletes for a time and can't tell up to where they are gone")
             assert log.compaction_floor(COUNTS) == Position.at(0)
             if not await self.maintain(log, now_ms()):
                 pytest.skip("the log maintains itself")

@@ -108,7 +108,12 @@ def now_ms() -> int:
 
 
 class LogTests:
-    """Knows how to make a log and how to run a scenario on one."""
+    """Knows how to make a log and how to run a scenario on one.
+
+    shared: a new log is an emptied server, with the identity that it had before.
+    """
+
+    shared = False
 
     def make_log(self) -> Log:
         """A log that is new and empty; the test opens and closes it."""

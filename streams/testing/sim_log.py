@@ -16,10 +16,11 @@ from contextvars import Context, ContextVar
 from random import Random
 from typing import Any, TypeVar
 
+from streams.connectors.alone import Alone
 from streams.connectors.memory.log import MemoryLog, MemoryReader
 from streams.core.capability import Capabilities, Limits
 from streams.core.log import Append, Commit, TaskRef, TopicInfo, TopicSpec
-from streams.core.membership import Alone, Member, Membership, Wanted
+from streams.core.membership import Member, Membership, Wanted
 from streams.core.record import Bounds, Fetched, Headers, Position, Positions, Records, TopicPartition
 from streams.errors import CommitUnknown, Fenced, LogUnavailable
 from streams.testing.faults import Odds
@@ -279,8 +280,8 @@ class SimLog:
     async def close(self) -> None:
         await self._inner.close()
 
-    async def topics(self) -> Mapping[str, TopicInfo]:
-        return await self._call("topics", self._inner.broker.infos)
+    async def topics(self, names: Collection[str] | None = None) -> Mapping[str, TopicInfo]:
+        return await self._call("topics", lambda: self._inner.broker.infos(names))
 
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
         def look() -> Mapping[TopicPartition, Bounds]:

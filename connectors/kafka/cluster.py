@@ -1,0 +1,296 @@
+"""A Kafka cluster as its clients see it: who leads what, and connections to the brokers.
+
+What must live here: metadata and connections.  What must not: what the requests are for.
+
+A broker answers the requests of one connection in order, so that a fetch which waits for records holds up what is sent
+behind it: each user of the cluster has *lanes*, and each lane its own connection to each broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiokafka.conn import AIOKafkaConnection, CloseReason, create_conn
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaError
+from aiokafka.protocol.coordination import FindCoordinatorRequest
+
+from streams.connectors.kafka.config import KafkaConfig
+from streams.connectors.kafka.faults import COORDINATOR_MOVED, Code, error_for, name_of
+from streams.connectors.kafka.security import connection_error, connection_settings
+from streams.connectors.kafka.wire import MetadataRequest
+from streams.core.record import TopicPartition
+from streams.errors import ConfigurationError, LogUnavailable
+
+__all__ = ["GROUP", "TRANSACTION", "Cluster", "TopicMetadata"]
+
+logger = logging.getLogger("streams")
+
+GROUP, TRANSACTION = 0, 1
+"""Kinds of coordinators."""
+
+UNKNOWN_TOPIC_PATIENCE_S = 1.0
+"""How long a topic may be unknown to the brokers after it was created."""
+LEADERLESS_PATIENCE_S = 15.0
+RETRY_S = 0.05
+
+# Its own lines would say again, with a traceback, what our errors say in one.
+logging.getLogger("aiokafka").addHandler(logging.NullHandler())
+logging.getLogger("aiokafka").propagate = False
+
+
+@dataclass(frozen=True, slots=True)
+class TopicMetadata:
+    """A topic as the brokers describe it.  leaders: by partition, the node; -1 while there is none."""
+
+    id: str
+    leaders: Mapping[int, int]
+    internal: bool = False
+
+
+@dataclass(slots=True)
+class _Node:
+    host: str
+    port: int
+    connections: dict[str, AIOKafkaConnection] = field(default_factory=dict)
+
+
+class Cluster:
+    """Metadata of a cluster, and connections by (node, lane).  Used from one event loop."""
+
+    def __init__(self, config: KafkaConfig) -> None:
+        self.config = config
+        self.identity = ""
+        self._nodes: dict[int, _Node] = {}
+        self._topics: dict[str, TopicMetadata] = {}
+        self._locks: dict[tuple[int, str], asyncio.Lock] = {}
+        self._lanes = itertools.count(1)
+        self._closed = False
+
+    @property
+    def url(self) -> str:
+        return self.config.safe_url
+
+    # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def open(self) -> None:
+        """Find the cluster through any of its servers.  Raises LogUnavailable, ConfigurationError."""
+        self._closed = False
+        await self.refresh([])
+
+    async def close(self) -> None:
+        """Close every connection."""
+        self._closed = True
+        for node in self._nodes.values():
+            for connection in node.connections.values():
+                _close(connection)
+            node.connections.clear()
+
+    def lane(self, what: str) -> str:
+        """A lane of one's own."""
+        return f"{what} {next(self._lanes)}"
+
+    def drop(self, lane: str) -> None:
+        """Close the connections of a lane."""
+        for node in self._nodes.values():
+            connection = node.connections.pop(lane, None)
+            if connection is not None:
+                _close(connection)
+        for key in [key for key in self._locks if key[1] == lane]:
+            del self._locks[key]
+
+    # ── requests ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def send(self, node: int, request: Any, lane: str = "") -> Any:
+        """The response of a broker.
+
+        Raises LogUnavailable when there is none, and ConfigurationError for a broker that is too old.  Whether the
+        request was carried out is then not known.
+        """
+        connection = await self._connection(node, lane)
+        try:
+            return await connection.send(request)
+        except (NotImplementedError, IncompatibleBrokerVersion) as error:
+            raise ConfigurationError(
+                f"{self.url}: the broker is too old for {type(request).__name__} ({error}); 2.8 or later is needed"
+            ) from error
+        except (KafkaError, OSError, TimeoutError) as error:
+            self._forget(node, lane, connection)
+            what = "did not answer in time" if isinstance(error, TimeoutError) else f"is gone ({error})"
+            raise LogUnavailable(f"{self.url}: broker {self._name(node)} {what}") from error
+
+    def _name(self, node: int) -> str:
+        known = self._nodes.get(node)
+        return f"{known.host}:{known.port}" if known is not None else str(node)
+
+    async def _connection(self, number: int, lane: str) -> AIOKafkaConnection:
+        async with self._locks.setdefault((number, lane), asyncio.Lock()):
+            node = self._nodes.get(number)
+            if self._closed or node is None:
+                why = "the log is closed" if self._closed else f"broker {number} isn't known any more"
+                raise LogUnavailable(f"{self.url}: {why}")
+            connection = node.connections.get(lane)
+            if connection is not None and connection.connected():
+                return connection
+            connection = await self._connect(node.host, node.port)
+            if self._closed:
+                _close(connection)
+                raise LogUnavailable(f"{self.url}: the log is closed")
+            node.connections[lane] = connection
+            return connection
+
+    async def _connect(self, host: str, port: int) -> AIOKafkaConnection:
+        config = self.config
+        settings = connection_settings(config)
+        try:
+            async with asyncio.timeout(config.connect_timeout_ms / 1000):
+                return await create_conn(
+                    host, port, client_id=config.client_id, request_timeout_ms=config.request_timeout_ms, **settings
+                )
+        except (KafkaError, OSError, TimeoutError, ValueError) as error:
+            raise connection_error(error, config, host, port) from error
+
+    def _forget(self, number: int, lane: str, connection: AIOKafkaConnection) -> None:
+        node = self._nodes.get(number)
+        if node is not None and node.connections.get(lane) is connection:
+            del node.connections[lane]
+        _close(connection)
+
+    # ── metadata ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def refresh(self, names: Collection[str] | None) -> Mapping[str, TopicMetadata]:
+        """Ask for the metadata of topics (all for None); those that don't exist are missing in the answer."""
+        response = await self._ask_any(MetadataRequest(None if names is None else sorted(names)))
+        self.identity = response.cluster_id or ""
+        self._learn(response.brokers)
+        found: dict[str, TopicMetadata] = {}
+        for code, name, topic_id, internal, partitions, *_ in response.topics:
+            if code not in (Code.NONE, Code.UNKNOWN_TOPIC_OR_PARTITION, Code.LEADER_NOT_AVAILABLE):
+                raise error_for(code, f"{self.url}: topic {name}")
+            if code == Code.NONE:
+                leaders = {number: leader for _, number, leader, *_ in partitions}
+                found[name] = TopicMetadata(str(topic_id), leaders, internal)
+        for name in names or ():
+            self._topics.pop(name, None)
+        self._topics.update(found)
+        return found
+
+    def _learn(self, brokers: Iterable[Any]) -> None:
+        known = {number: (host, port) for number, host, port, *_ in brokers}
+        for number in [number for number in self._nodes if number not in known and number >= 0]:
+            self._close_node(number)
+        for number, (host, port) in known.items():
+            node = self._nodes.get(number)
+            if node is not None and (node.host, node.port) != (host, port):
+                self._close_node(number)
+                node = None
+            if node is None:
+                self._nodes[number] = _Node(host, port)
+
+    def _close_node(self, number: int) -> None:
+        for connection in self._nodes.pop(number).connections.values():
+            _close(connection)
+
+    async def _ask_any(self, request: Any) -> Any:
+        """The answer of whichever broker gives one: those that are known first, then the servers of the URL."""
+        known = [number for number in self._nodes if number >= 0]
+        random.shuffle(known)
+        for index, (host, port) in enumerate(self.config.servers):
+            self._nodes.setdefault(-1 - index, _Node(host, port))
+        failure: LogUnavailable | None = None
+        for number in [*known, *range(-1, -1 - len(self.config.servers), -1)]:
+            try:
+                answer = await self.send(number, request)
+            except LogUnavailable as error:
+                failure = failure or error
+                continue
+            if number < 0 and answer is not None:
+                self.drop_seeds()
+            return answer
+        assert failure is not None
+        raise failure
+
+    def drop_seeds(self) -> None:
+        """Close what was only needed to find the cluster."""
+        for number in [number for number in self._nodes if number < 0]:
+            self._close_node(number)
+
+    def topic_id(self, topic: str) -> str | None:
+        """The id of a topic as last heard."""
+        known = self._topics.get(topic)
+        return known.id if known is not None else None
+
+    async def leaders(
+        self,
+        partitions: Collection[TopicPartition],
+        *,
+        anew: bool = False,
+        patience_s: float = UNKNOWN_TOPIC_PATIENCE_S,
+    ) -> dict[TopicPartition, int]:
+        """The broker that leads each partition.
+
+        Waits ``patience_s`` for topics that were just created, and longer for elections.  Raises ConfigurationError
+        for a topic or partition that doesn't exist, LogUnavailable for one without a leader.
+        """
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        while True:
+            missing = {at.topic for at in partitions if anew or self._leader(at) is None}
+            if missing:
+                await self.refresh(missing)
+            anew = False
+            found = {at: self._leader(at) for at in partitions}
+            absent = [at for at, leader in found.items() if leader is None]
+            if not absent:
+                return {at: leader for at, leader in found.items() if leader is not None}
+            unknown = [at for at in absent if at.topic not in self._topics]
+            waited = loop.time() - started
+            if unknown and waited > patience_s:
+                raise ConfigurationError(f"{self.url}: there is no topic {unknown[0].topic!r}; create it first")
+            beyond = [at for at in absent if at not in unknown and at.partition not in self._topics[at.topic].leaders]
+            if beyond and waited > patience_s:
+                count = len(self._topics[beyond[0].topic].leaders)
+                raise ConfigurationError(f"{self.url}: {beyond[0]} doesn't exist; its topic has {count} partitions")
+            if waited > LEADERLESS_PATIENCE_S:
+                raise LogUnavailable(f"{self.url}: {absent[0]} has no leader; look at the brokers that hold it")
+            await asyncio.sleep(RETRY_S)
+
+    def _leader(self, at: TopicPartition) -> int | None:
+        topic = self._topics.get(at.topic)
+        leader = topic.leaders.get(at.partition, -1) if topic is not None else -1
+        return leader if leader >= 0 and leader in self._nodes else None
+
+    def moved(self, topics: Iterable[str]) -> None:
+        """What is known of these topics is out of date."""
+        for topic in topics:
+            self._topics.pop(topic, None)
+
+    async def coordinator(self, key: str, kind: int) -> int:
+        """The broker that coordinates a group or a transactional id.  Waits while one is being chosen."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + LEADERLESS_PATIENCE_S
+        while True:
+            response = await self._ask_any(FindCoordinatorRequest(key, kind))
+            code = response.error_code
+            if code == Code.NONE:
+                if response.coordinator_id not in self._nodes:
+                    await self.refresh([])
+                return int(response.coordinator_id)
+            if code not in COORDINATOR_MOVED:
+                raise error_for(code, f"{self.url}: the coordinator of {key}")
+            if loop.time() > deadline:
+                raise LogUnavailable(f"{self.url}: no coordinator for {key}: {name_of(code)}")
+            await asyncio.sleep(RETRY_S)
+
+    def any_node(self) -> int:
+        """Some broker."""
+        return random.choice([number for number in self._nodes if number >= 0] or list(self._nodes))
+
+
+def _close(connection: AIOKafkaConnection) -> None:
+    connection.close(reason=CloseReason.SHUTDOWN)

@@ -1,0 +1,195 @@
+"""A producer session: batches in sequence, each stored once, by an id that the broker gave (KIP-98).
+
+What must live here: sequences, and sending batches to leaders.  What must not: when (``appender``, ``writer``).
+
+One batch of a partition is under way at a time.  Sent again with the same sequence after an answer that didn't come, it
+is recognised by the broker.  A session that met an error is thrown away with its sequences; nothing is mended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.protocol.transaction import InitProducerIdRequest
+
+from streams.connectors.kafka.batches import COMPRESSION, NO_PRODUCER, pack
+from streams.connectors.kafka.cluster import TRANSACTION
+from streams.connectors.kafka.faults import COORDINATOR_MOVED, MOVED, Code, error_for, name_of
+from streams.core.record import Position, Records, TopicPartition
+from streams.errors import CommitUnknown, LogUnavailable
+
+if TYPE_CHECKING:
+    from streams.connectors.kafka.cluster import Cluster
+
+__all__ = ["Runs", "Session", "open_session", "position_behind"]
+
+Runs = list[tuple[int, int]]
+"""Where records came to lie: first offset and number of each batch.  Other producers' may lie between."""
+
+RETRY_S = 0.01
+RETRIED = MOVED | {
+    Code.REQUEST_TIMED_OUT,
+    Code.NOT_ENOUGH_REPLICAS,
+    Code.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+}
+ACKS = {"all": -1, "1": 1, "0": 0}
+
+
+def position_behind(runs: Runs, count: int) -> Position:
+    """The position behind the first ``count`` records."""
+    for offset, held in runs:
+        if count <= held:
+            return Position.at(offset + count)
+        count -= held
+    raise AssertionError("there are fewer records than that")
+
+
+@dataclass(slots=True)
+class _Batch:
+    at: TopicPartition
+    raw: bytes
+    count: int
+    uncertain: bool = False
+
+
+class Session:
+    """Sends records in the name of one producer.  Not to be used after an error."""
+
+    def __init__(
+        self, cluster: Cluster, lane: str, producer: tuple[int, int], transactional_id: str | None = None
+    ) -> None:
+        self.producer = producer
+        self._cluster = cluster
+        self._lane = lane
+        self._transactional_id = transactional_id
+        self._sequences: dict[TopicPartition, int] = {}
+        config = cluster.config
+        self._compression = COMPRESSION[config.compression]
+        self._batch_bytes = config.batch_bytes
+        self._acks = -1 if transactional_id is not None else ACKS[config.acks]
+        self._timeout_ms = config.request_timeout_ms
+
+    async def produce(
+        self, parts: Mapping[TopicPartition, Records], *, patience_s: float
+    ) -> dict[TopicPartition, Runs]:
+        """Store the records of each partition, in order.  Where they came to lie.
+
+        Waits for all replicas in sync.  What may pass is tried again for ``patience_s``.  Raises LogUnavailable (what
+        was in hand isn't stored), CommitUnknown (it may be), Fenced, DataError, ConfigurationError.
+        """
+        waiting = {at: self._batches(at, records) for at, records in parts.items()}
+        batches = {at: batch for at, each in waiting.items() if (batch := next(each, None)) is not None}
+        runs: dict[TopicPartition, Runs] = {}
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + patience_s
+        anew = False
+        while batches:
+            leaders = await self._cluster.leaders(batches.keys(), anew=anew)
+            by_node: dict[int, list[_Batch]] = {}
+            for at, batch in batches.items():
+                by_node.setdefault(leaders[at], []).append(batch)
+            sent = await asyncio.gather(*(self._send(node, held) for node, held in by_node.items()))
+            trouble: dict[TopicPartition, str] = {}
+            for stored, refused in sent:
+                trouble.update(refused)
+                for at, offset in stored.items():
+                    runs.setdefault(at, []).append((offset, batches[at].count))
+                    following = next(waiting[at], None)
+                    if following is None:
+                        del batches[at]
+                    else:
+                        batches[at] = following
+            anew = bool(trouble)
+            if trouble:
+                if loop.time() > deadline:
+                    at, why = next(iter(trouble.items()))
+                    where = f"{self._cluster.url}: {at}: {why}"
+                    if any(batch.uncertain for batch in batches.values()):
+                        raise CommitUnknown(f"{where}; whether the records are stored isn't known")
+                    raise LogUnavailable(where)
+                await asyncio.sleep(RETRY_S)
+        return runs
+
+    def _batches(self, at: TopicPartition, records: Records) -> Iterator[_Batch]:
+        start = 0
+        while start < len(records):
+            sequence = self._sequences.get(at, 0) if self.producer != NO_PRODUCER else -1
+            raw, count = pack(
+                records,
+                start,
+                compression=self._compression,
+                max_bytes=self._batch_bytes,
+                transactional=self._transactional_id is not None,
+                producer=self.producer,
+                sequence=sequence,
+            )
+            self._sequences[at] = (self._sequences.get(at, 0) + count) % 2**31
+            start += count
+            yield _Batch(at, raw, count)
+
+    async def _send(
+        self, node: int, batches: list[_Batch]
+    ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, str]]:
+        """One request; the first offsets of what is stored, and why what may pass is not."""
+        topics: dict[str, list[tuple[int, bytes]]] = {}
+        for batch in batches:
+            topics.setdefault(batch.at.topic, []).append((batch.at.partition, batch.raw))
+        request = ProduceRequest(self._transactional_id, self._acks, self._timeout_ms, list(topics.items()))
+        stored: dict[TopicPartition, int] = {}
+        refused: dict[TopicPartition, str] = {}
+        try:
+            response = await self._cluster.send(node, request, self._lane)
+        except LogUnavailable as error:
+            for batch in batches:
+                batch.uncertain = True
+            return {}, {batch.at: str(error) for batch in batches}
+        if self._acks == 0:
+            return {batch.at: 0 for batch in batches}, {}
+        held = {batch.at: batch for batch in batches}
+        for topic, partitions in response.topics:
+            for number, code, offset, *_ in partitions:
+                at = TopicPartition(topic, number)
+                if code == Code.NONE:  # also for a batch that was sent again: with the offset it got at first
+                    stored[at] = offset
+                elif code == Code.DUPLICATE_SEQUENCE:
+                    raise CommitUnknown(f"{self._cluster.url}: {at}: stored before, but nobody knows where")
+                elif code in RETRIED:
+                    held[at].uncertain |= code in (Code.REQUEST_TIMED_OUT, Code.NOT_ENOUGH_REPLICAS_AFTER_APPEND)
+                    refused[at] = name_of(code)
+                else:
+                    raise error_for(code, f"{self._cluster.url}: {at}")
+        return stored, refused
+
+
+async def open_session(cluster: Cluster, lane: str, transactional_id: str | None = None) -> Session:
+    """A session with a producer id of its own.
+
+    With a transactional id this fences whoever had it before, and ends what that one left open (KIP-98): when it
+    returns, no write of a former session will be seen any more.  Waits for the end of that transaction.  Raises
+    LogUnavailable, ConfigurationError.
+    """
+    config = cluster.config
+    if transactional_id is None and config.acks != "all":
+        return Session(cluster, lane, NO_PRODUCER)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + config.transaction_timeout_ms / 1000 + 5.0
+    request = InitProducerIdRequest(transactional_id, config.transaction_timeout_ms)
+    what = f"task {transactional_id}" if transactional_id is not None else "producer"
+    while True:
+        if transactional_id is None:
+            node = cluster.any_node()
+        else:
+            node = await cluster.coordinator(transactional_id, TRANSACTION)
+        response = await cluster.send(node, request, lane)
+        code = response.error_code
+        if code == Code.NONE:
+            return Session(cluster, lane, (response.producer_id, response.producer_epoch), transactional_id)
+        if code not in COORDINATOR_MOVED and code != Code.CONCURRENT_TRANSACTIONS:
+            raise error_for(code, f"{cluster.url}: {what}")
+        if loop.time() > deadline:
+            raise LogUnavailable(f"{cluster.url}: {what}: {name_of(code)}")
+        await asyncio.sleep(RETRY_S)
