@@ -68,11 +68,25 @@ async def measure(app: App, log_url: str, state: Path, meter: work.Meter) -> Non
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)  # as a worker process does
     async with worker.working():
-        while not worker.caught_up:
+        while not consumed(worker):
             worker.check()
             await asyncio.sleep(0.02)
-    meter.end()
+    meter.end()  # on leaving, its tasks have committed: nobody waits for the interval
     await log.close()
+
+
+def consumed(worker: Worker) -> bool:
+    """All that is on the log is processed, if not committed."""
+    if not worker.drivers:
+        return False
+    for driver in worker.drivers.values():
+        if (task := driver.task) is None:
+            return False
+        for each in task.inputs:
+            end = task.ends.get(each.partition)
+            if end is None or each.waiting or not each.buffered.reached(end):
+                return False
+    return True
 
 
 async def measure_restore(app: App, log_url: str, state: Path, meter: work.Meter) -> dict[str, int]:

@@ -172,10 +172,10 @@ def page(rows: Sequence[Row], results: Results, rounds: int, more: Sequence[str]
             "",
             "Orders in JSON are read from two partitions, counted under their user (10,000 of them), and each new "
             "count is written with the changelog and the group's offsets in one transaction an interval. The CPU time "
-            "of the contender's own process counts, all threads included, from its first record to after its last commit; "
-            f"medians of {rounds} round{'s' if rounds > 1 else ''}, the contenders in turn in each. After each run the "
-            "outputs are read with read_committed and compared with what they must be; a contender whose outputs are "
-            "wrong has no figure. All settings are the contender's defaults but for the commit interval.",
+            "of the contender's own process counts, all threads included, from its first record to after its last "
+            f"commit; medians of {rounds} round{'s' if rounds > 1 else ''}, the contenders in turn in each. After "
+            "each run the outputs are read with read_committed and compared with what they must be; a contender whose "
+            "outputs are wrong has no figure. All settings are the contender's defaults but for the commit interval.",
             "",
             "The bare loop is `getmany(1000)`, typed decode, a dict, encode and `send_batch`: no store, no fencing, no "
             "restore. Kafka Streams runs a processor with one thread on a RocksDB store with its cache on "
