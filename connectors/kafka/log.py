@@ -155,5 +155,4 @@ class KafkaLog:
                 f"{self.config.max_commit_bytes}; let one record expand to less, or raise it in the log's URL"
             )
 
-    def partition_for(self, key: bytes, partitions: int) -> int:
-        return partition_of(key, partitions)
+    partition_for = staticmethod(partition_of)

@@ -82,6 +82,11 @@ def record_bytes(key: bytes | None, value: bytes | None, headers: Headers | None
 
 def check_record_sizes(at: TopicPartition, records: Records, max_record_bytes: int) -> int:
     """The bytes of all records; raises DataError, naming the setting, for the first that is too large."""
+    if records.headers is None:
+        longest = max(map(len, filter(None, records.keys)), default=0)
+        longest += max(map(len, filter(None, records.values)), default=0)
+        if longest <= max_record_bytes:
+            return records.size_bytes()
     headers: Iterable[Headers | None] = records.headers if records.headers is not None else [None] * len(records)
     total = 0
     for index, size in enumerate(map(record_bytes, records.keys, records.values, headers)):
