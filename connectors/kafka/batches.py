@@ -34,13 +34,13 @@ class Packed:
     next_offset: int
 
 
-def arrived(raw: bytes, aborted: Iterable[tuple[int, int]] | None, where: str) -> Iterator[Packed]:
+def arrived(raw: bytes, aborted: Iterable[tuple[int, ...]] | None, where: str) -> Iterator[Packed]:
     """The batches of one partition's part of a fetch, committed ones only.
 
-    aborted: (producer id, first offset) of transactions that were aborted (KIP-98).  A batch that was cut off at the
+    aborted: (producer id, first offset, …) of transactions that were aborted (KIP-98).  A batch that was cut off at the
     end of the fetch is left out.  Raises LogCorrupt, with ``where``, when a checksum doesn't match.
     """
-    begun = [(first, producer) for producer, first in aborted or ()]
+    begun = [(first, producer) for producer, first, *_ in aborted or ()]
     begun.sort(reverse=True)
     gone: set[int] = set()
     records = MemoryRecords(raw)

@@ -16,13 +16,13 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiokafka.conn import AIOKafkaConnection, CloseReason, create_conn
+from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaError
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 
 from streams.connectors.kafka.config import KafkaConfig
 from streams.connectors.kafka.faults import COORDINATOR_MOVED, Code, error_for, name_of
-from streams.connectors.kafka.security import connection_error, connection_settings
+from streams.connectors.kafka.security import open_connection
 from streams.connectors.kafka.wire import MetadataRequest
 from streams.core.record import TopicPartition
 from streams.errors import ConfigurationError, LogUnavailable
@@ -145,15 +145,7 @@ class Cluster:
             return connection
 
     async def _connect(self, host: str, port: int) -> AIOKafkaConnection:
-        config = self.config
-        settings = connection_settings(config)
-        try:
-            async with asyncio.timeout(config.connect_timeout_ms / 1000):
-                return await create_conn(
-                    host, port, client_id=config.client_id, request_timeout_ms=config.request_timeout_ms, **settings
-                )
-        except (KafkaError, OSError, TimeoutError, ValueError) as error:
-            raise connection_error(error, config, host, port) from error
+        return await open_connection(self.config, host, port)
 
     def _forget(self, number: int, lane: str, connection: AIOKafkaConnection) -> None:
         node = self._nodes.get(number)
@@ -205,8 +197,12 @@ class Cluster:
         failure: LogUnavailable | None = None
         for number in [*known, *range(-1, -1 - len(self.config.servers), -1)]:
             try:
-                answer = await self.send(number, request)
-            except LogUnavailable as error:
+                async with asyncio.timeout(self.config.connect_timeout_ms / 1000):
+                    answer = await self.send(number, request)
+            except (LogUnavailable, TimeoutError) as error:
+                if isinstance(error, TimeoutError):  # a broker that hangs: the connection would wait for it
+                    error = LogUnavailable(f"{self.url}: broker {self._name(number)} does not answer")
+                    self._close_lane(number, "")
                 failure = failure or error
                 continue
             if number < 0 and answer is not None:
@@ -214,6 +210,11 @@ class Cluster:
             return answer
         assert failure is not None
         raise failure
+
+    def _close_lane(self, number: int, lane: str) -> None:
+        node = self._nodes.get(number)
+        if node is not None and (connection := node.connections.pop(lane, None)) is not None:
+            _close(connection)
 
     def drop_seeds(self) -> None:
         """Close what was only needed to find the cluster."""

@@ -51,6 +51,7 @@ class Code:
     UNKNOWN_LEADER_EPOCH = 75
     OFFSET_NOT_AVAILABLE = 78
     PRODUCER_FENCED = 90
+    UNKNOWN_TOPIC_ID = 100
     INCONSISTENT_TOPIC_ID = 103
 
 
@@ -64,6 +65,7 @@ MOVED = frozenset(
         Code.FENCED_LEADER_EPOCH,
         Code.UNKNOWN_LEADER_EPOCH,
         Code.OFFSET_NOT_AVAILABLE,
+        Code.UNKNOWN_TOPIC_ID,
         Code.INCONSISTENT_TOPIC_ID,
     }
 )
@@ -80,6 +82,21 @@ _NOT_ALLOWED = {
     Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "an ACL for transactional ids that begin with the app's name "
     "(Write, Describe)",
 }
+
+
+_MISCONFIGURED = {
+    17: "give the topic another name",
+    24: "give the app another name",
+    26: "choose a session_timeout_ms that the broker's group.min.session.timeout.ms and …max… allow",
+    32: "raise the topic's message.timestamp.before.max.ms or message.timestamp.after.max.ms",
+    35: "Kafka 2.8 or later is needed",
+    38: "set replication in the log's URL to what the cluster can hold",
+    44: "ask who runs the cluster for its policy on topics",
+    50: "lower transaction_timeout_ms in the log's URL to the broker's transaction.max.timeout.ms or less",
+    76: "choose another compression in the log's URL",
+    87: "look at what the broker validates for the topic",
+}
+"""What trying again doesn't mend, and what does."""
 
 
 def name_of(code: int) -> str:
@@ -99,4 +116,6 @@ def error_for(code: int, what: str) -> StreamsError:
             f"{what}: larger than the topic's max.message.bytes allows ({name_of(code)}); raise that, or lower "
             f"batch_bytes and max_record_bytes in the log's URL"
         )
+    if code in _MISCONFIGURED:
+        return ConfigurationError(f"{what}: {name_of(code)}; {_MISCONFIGURED[code]}")
     return LogUnavailable(f"{what}: {name_of(code)}")

@@ -17,11 +17,11 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-from aiokafka.protocol.fetch import FetchRequest
+from uuid import UUID
 
 from streams.connectors.kafka.batches import Packed, arrived, unpack
 from streams.connectors.kafka.faults import MOVED, Code, error_for, name_of
+from streams.connectors.kafka.wire import FetchByIdRequest
 from streams.core.record import Fetched, Position, Positions, Records, TopicPartition
 from streams.errors import DataError, LogUnavailable, PositionLost, StreamsError, TopicRecreated
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["KafkaReader"]
 
-READ_COMMITTED = 1
 AHEAD_BYTES = 4 * 2**20
 """How much of a partition is fetched before it is asked for."""
 HURRIED_MS = 10
@@ -168,11 +167,8 @@ class KafkaReader:
 
     async def _fetch_from(self, node: int, held: Sequence[_Partition], wait_ms: int) -> None:
         config = self._cluster.config
-        topics: dict[str, list[tuple[int, int, int]]] = {}
-        for each in held:
-            asked = (each.at.partition, each.ahead, config.fetch_partition_max_bytes)
-            topics.setdefault(each.at.topic, []).append(asked)
-        request = FetchRequest(wait_ms, 1, config.fetch_max_bytes, READ_COMMITTED, list(topics.items()))
+        asked = [(each.at.topic, self._ids[each.at.topic], each.at.partition, each.ahead) for each in held]
+        request = FetchByIdRequest(wait_ms, config.fetch_max_bytes, config.fetch_partition_max_bytes, asked)
         try:
             response = await self._cluster.send(node, request, self._lane)
             astray = self._receive(response, {each.at: each for each in held})
@@ -205,13 +201,14 @@ class KafkaReader:
     def _receive(self, response: Any, held: Mapping[TopicPartition, _Partition]) -> list[_Partition]:
         """Take an answer in.  The partitions whose position lies outside of what the broker has."""
         astray: list[_Partition] = []
-        for topic, partitions in response.topics:
-            for number, code, high, stable, *rest, raw in partitions:
-                each = held[TopicPartition(topic, number)]
+        names = {UUID(topic_id): name for name, topic_id in self._ids.items()}
+        for topic, partitions, *_ in response.topics:
+            name = names[topic] if isinstance(topic, UUID) else topic
+            for number, code, high, stable, _, aborted, _, raw, *_ in partitions:
+                each = held[TopicPartition(name, number)]
                 where = f"{self._cluster.url}: {each.at}"
                 if code == Code.NONE:
                     each.trouble_since = None
-                    aborted = next((one for one in rest if isinstance(one, list)), None)
                     self._take_in(each, arrived(raw or b"", aborted, where), len(raw or b""))
                     self._note_end(each, high if stable < 0 else stable)
                 elif code in MOVED:

@@ -117,13 +117,16 @@ class KafkaTaskWriter:
         parts = by_partition(appends)
         parts[self._at] = Records([self._task.name.encode()], [checkpoint], [time.time_ns() // 1_000_000])
         try:
-            await self._add(list(parts), bool(positions))
-            runs, _ = await asyncio.gather(
-                self._session.produce(parts, patience_s=self._patience_s), self._add_positions(positions)
-            )
+            async with asyncio.timeout(self._cluster.config.transaction_timeout_ms / 1000):
+                await self._add(list(parts), bool(positions))
+                runs, _ = await asyncio.gather(
+                    self._session.produce(parts, patience_s=self._patience_s), self._add_positions(positions)
+                )
         except CommitUnknown as error:
             # Without its end no transaction is committed, whatever became of its batches.
             raise LogUnavailable(f"{self._where}: {error}") from error
+        except TimeoutError as error:
+            raise LogUnavailable(f"{self._where}: took longer than transaction_timeout_ms; nothing stored") from error
         await self._end()
         return {at: position_behind(runs[at], len(records)) for at, records in parts.items() if at != self._at}
 
