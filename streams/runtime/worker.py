@@ -311,6 +311,8 @@ class Worker:
                 task.cancel()
             if slow:
                 await asyncio.wait(slow)
+        if self._membership is not None:
+            await self._membership.close()  # only now, when the tasks are free: the others take over at once
         for task in self._background:
             task.cancel()
         if self._background:
