@@ -90,13 +90,16 @@ async def open_connection(config: KafkaConfig, host: str, port: int) -> AIOKafka
                 # without a word.
                 await connection.send(ApiVersionRequest())
     except (KafkaError, OSError, ValueError) as error:
-        connection.close()
+        await _closed(connection)
         if config.encrypted and isinstance(error, ConnectionError) and await _speaks_plainly(config, host, port):
             raise ConfigurationError(
                 f"{_at(config, host, port)} doesn't encrypt on this port; name the port that does, or use "
                 f"security={'sasl' if config.authenticated else 'plaintext'}"
             ) from error
         raise connection_error(error, config, host, port, connection.offered) from error
+    except StreamsError:  # of a token provider
+        await _closed(connection)
+        raise
     except BaseException:
         connection.close()
         raise
@@ -112,8 +115,16 @@ async def _speaks_plainly(config: KafkaConfig, host: str, port: int) -> bool:
     except (KafkaError, OSError, ValueError):
         return False
     finally:
-        trial.close()
+        await _closed(trial)
     return True
+
+
+async def _closed(connection: AIOKafkaConnection) -> None:
+    """Close, and wait a moment for it, so that no half-open transport outlives its loop."""
+    closed = connection.close()
+    # What was never established is never lost either, and would be waited for in vain.
+    if connection._protocol is not None:
+        await asyncio.wait([closed], timeout=1)
 
 
 def connection_settings(config: KafkaConfig) -> dict[str, Any]:
