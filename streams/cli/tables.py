@@ -133,6 +133,7 @@ async def _restored(app: App, log: Log, table: str, opened: ExitStack) -> TableR
     from streams.core.state import CacheBudget, KeyedState
     from streams.core.store import StoreView, prefix_bytes
     from streams.dsl.blueprint import changelog_topic
+    from streams.runtime.clock import SystemClock
     from streams.runtime.process import state_directory
     from streams.runtime.restore import Restoration, restore
     from streams.runtime.stores import RocksStores
@@ -157,7 +158,9 @@ async def _restored(app: App, log: Log, table: str, opened: ExitStack) -> TableR
                 identities = {state: topics[topic].identity for state, topic in names.items()}
                 checkpoint = decode_checkpoint(stored)
                 store = await restore(
-                    Restoration(log, stores, task, subtopology, changelogs, identities, checkpoint, progress)
+                    Restoration(
+                        log, stores, SystemClock(), task, subtopology, changelogs, identities, checkpoint, progress
+                    )
                 )
                 opened.callback(store.close)
                 number = assign_prefixes(store.state, subtopology.states)[view.state.name]

@@ -5,6 +5,7 @@ What must live here: ``resolve_recovery`` and the rules.  What must not: reading
 
     no store yet, or of another log, or of a commit that the log doesn't know   ──▶ Rebuild
     tombstones may have been compacted away behind the store's position         ──▶ Rebuild
+    the log can't tell whether they were, and the store is old or of unknown age ──▶ Rebuild
     the store stands behind its changelog                                       ──▶ Replay
     the store stands at the end of its changelogs                               ──▶ Resume
     the store stands *beyond* the end of a changelog that knows its commit      ──▶ Rebuild (the log lost a tail)
@@ -60,10 +61,25 @@ class Rebuild:
 Recovery = Resume | Replay | Rebuild
 
 
+def oldest_as_of(tombstones_kept_ms: int | None, now_ms: int) -> int:
+    """The ``StoreState.as_of_ms`` before which a store may have missed deletes; 0 on a log that tells its floors.
+
+    Half of what the log promises: clocks differ, and a restore takes its time (protocol 12).
+    """
+    return 0 if tombstones_kept_ms is None else max(1, now_ms - tombstones_kept_ms // 2)
+
+
 def resolve_recovery(
-    store: StoreState | None, checkpoint: Checkpoint, changelogs: Mapping[str, ChangelogFacts]
+    store: StoreState | None,
+    checkpoint: Checkpoint,
+    changelogs: Mapping[str, ChangelogFacts],
+    *,
+    oldest_as_of_ms: int = 0,
 ) -> Recovery:
-    """Decide from the store's identity, the claimed checkpoint and what the changelogs hold now."""
+    """Decide from the store's identity, the claimed checkpoint and what the changelogs hold now.
+
+    ``oldest_as_of_ms``: by ``oldest_as_of``; of an older store no tail is read.
+    """
     whole = {name: facts.start for name, facts in changelogs.items()}
     if store is None:
         return Rebuild(None, whole)
@@ -80,6 +96,8 @@ def resolve_recovery(
             return Rebuild(f"it stands beyond the end of the changelog of {name}", whole)
         if not stands.reached(facts.compaction_floor) and not stands.reached(facts.end):
             return Rebuild(f"deletes may have been compacted away from the changelog of {name}", whole)
+        if name in store.changelogs and store.as_of_ms < oldest_as_of_ms and not stands.reached(facts.end):
+            return Rebuild(f"it is too old to know of every delete in the changelog of {name}", whole)
         if not stands.reached(facts.start):
             return Rebuild(f"the changelog of {name} starts behind its position", whole)
         if not stands.reached(facts.end):

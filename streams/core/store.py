@@ -28,6 +28,8 @@ class StoreState(msgspec.Struct, frozen=True):
     changelogs: by state name, the changelog position behind the last applied record.
     topics: by state name, the identity of its changelog; of another one the position would mean nothing.
     prefixes: by state name, the number that its keys are stored under.
+    as_of_ms: by the worker's clock, when the contents were last all that had been committed by then; while they are
+    still being restored, when that began.  0 for unknown (protocol 12).
     """
 
     log_id: str
@@ -37,6 +39,7 @@ class StoreState(msgspec.Struct, frozen=True):
     prefixes: dict[str, int] = {}
     topics: dict[str, str] = {}
     claim: str = ""
+    as_of_ms: int = 0
 
 
 @dataclass(slots=True)

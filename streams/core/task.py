@@ -104,6 +104,7 @@ class Task:
         self._change_bytes = GUESSED_CHANGE_BYTES
         self._marked: tuple[int, bool] = (NEVER, False)
         self._marked_at_ms: int | None = None
+        self._captured_ms = 0
         self.processors: dict[Node, Processor] = {}
         self._delays: dict[int, int] = {}
         self._build(subtopology.nodes)
@@ -353,6 +354,7 @@ class Task:
 
     def capture(self, now_ms: int) -> Captured:
         """Everything since the last commit, as one.  Nothing may be processed until it is committed."""
+        self._captured_ms = now_ms
         number = self.checkpoint.number + 1
         appends = self.outputs.take()
         if self.mark_due(now_ms):
@@ -438,5 +440,12 @@ class Task:
         """The identity that the store's contents stand for."""
         made = self.checkpoint
         return StoreState(
-            made.log_id, made.epoch, made.number, dict(changelogs), self._prefixes, self._identities, made.claim
+            made.log_id,
+            made.epoch,
+            made.number,
+            dict(changelogs),
+            self._prefixes,
+            self._identities,
+            made.claim,
+            self._captured_ms,
         )

@@ -215,6 +215,7 @@ class Driver:
                 Restoration(
                     services.log,
                     services.stores,
+                    services.clock,
                     self.id,
                     self._subtopology,
                     {name: TopicPartition(topic, self._partition) for name, topic in names.items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from streams.core.checkpoint import Checkpoint
@@ -14,6 +15,7 @@ from streams.core.recovery import (
     Rebuild,
     Replay,
     Resume,
+    oldest_as_of,
     resolve_inputs,
     resolve_recovery,
 )
@@ -172,3 +174,50 @@ def test_other_inputs_and_everything_else_in_the_checkpoint_stay() -> None:
     assert (after.epoch, after.watermark) == (3, 77)
     assert after.positions == {"other/1": at(4), "in/0": at(0)}
     assert before.positions == {"other/1": at(4)}, "the checkpoint given isn't changed"
+
+
+# ── a log that can't tell which deletes are gone (protocol 12) ────────────────────────────────────────────────────────
+
+DAY_MS = 86_400_000
+NOW_MS = 1_000 * DAY_MS
+WEEK_MS = 7 * DAY_MS
+
+
+def aged(as_of_ms: int, **stands: int) -> StoreState:
+    return msgspec.structs.replace(store(**stands), as_of_ms=as_of_ms)
+
+
+def test_a_store_older_than_half_of_what_the_log_keeps_deletes_for_is_rebuilt() -> None:
+    oldest = oldest_as_of(WEEK_MS, NOW_MS)
+    young, old = aged(NOW_MS - 3 * DAY_MS, t=5), aged(NOW_MS - 4 * DAY_MS, t=5)
+    assert resolve_recovery(young, CHECKPOINT, {"t": facts(9)}, oldest_as_of_ms=oldest) == Replay({"t": at(5)})
+    decision = resolve_recovery(old, CHECKPOINT, {"t": facts(9)}, oldest_as_of_ms=oldest)
+    assert isinstance(decision, Rebuild)
+    assert decision.why == "it is too old to know of every delete in the changelog of t"
+    assert decision.since == {"t": at(0)}
+
+
+def test_an_old_store_that_has_missed_nothing_is_resumed() -> None:
+    oldest = oldest_as_of(WEEK_MS, NOW_MS)
+    assert resolve_recovery(aged(1, t=9), CHECKPOINT, {"t": facts(9)}, oldest_as_of_ms=oldest) == Resume()
+
+
+def test_an_old_store_reads_a_changelog_that_it_has_nothing_of_from_its_first_record() -> None:
+    oldest = oldest_as_of(WEEK_MS, NOW_MS)
+    decision = resolve_recovery(aged(1, t=9), CHECKPOINT, {"t": facts(9), "new": facts(7)}, oldest_as_of_ms=oldest)
+    assert decision == Replay({"new": START})
+
+
+def test_a_store_written_before_its_age_was_kept_is_rebuilt_only_where_age_decides() -> None:
+    encoded = msgspec.json.encode(store(t=5))
+    former = {key: value for key, value in msgspec.json.decode(encoded).items() if key != "as_of_ms"}
+    held = msgspec.json.decode(msgspec.json.encode(former), type=StoreState)
+    told, counted = oldest_as_of(None, NOW_MS), oldest_as_of(WEEK_MS, NOW_MS)
+    assert resolve_recovery(held, CHECKPOINT, {"t": facts(9)}, oldest_as_of_ms=told) == Replay({"t": at(5)})
+    assert isinstance(resolve_recovery(held, CHECKPOINT, {"t": facts(9)}, oldest_as_of_ms=counted), Rebuild)
+
+
+def test_an_unknown_age_is_too_old_even_when_the_clock_stands_near_its_beginning() -> None:
+    assert isinstance(
+        resolve_recovery(store(t=5), CHECKPOINT, {"t": facts(9)}, oldest_as_of_ms=oldest_as_of(WEEK_MS, 0)), Rebuild
+    )

@@ -182,7 +182,7 @@ def test_an_old_store_that_is_taken_for_new_after_a_lost_tail_is_caught(monkeypa
 
 
 def test_a_store_that_is_not_restored_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(restore, "resolve_recovery", lambda store, checkpoint, changelogs: Resume())
+    monkeypatch.setattr(restore, "resolve_recovery", lambda store, checkpoint, changelogs, **_: Resume())
     first_caught()
 
 
