@@ -38,6 +38,7 @@ UNKNOWN_TOPIC_PATIENCE_S = 1.0
 """How long a topic may be unknown to the brokers after it was created."""
 LEADERLESS_PATIENCE_S = 15.0
 RETRY_S = 0.05
+CLOSE_S = 1.0
 
 # Its own lines would say again, with a traceback, what our errors say in one.
 logging.getLogger("aiokafka").addHandler(logging.NullHandler())
@@ -71,6 +72,7 @@ class Cluster:
         self._locks: dict[tuple[int, str], asyncio.Lock] = {}
         self._lanes = itertools.count(1)
         self._closed = False
+        self._closing: set[asyncio.Future[None]] = set()
 
     @property
     def url(self) -> str:
@@ -88,8 +90,16 @@ class Cluster:
         self._closed = True
         for node in self._nodes.values():
             for connection in node.connections.values():
-                _close(connection)
+                self._hang_up(connection)
             node.connections.clear()
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=CLOSE_S)
+
+    def _hang_up(self, connection: AIOKafkaConnection) -> None:
+        # TLS says goodbye first, and uvloop refuses to close a loop over a connection that still does.
+        closed = connection.close(reason=CloseReason.SHUTDOWN)
+        self._closing.add(closed)
+        closed.add_done_callback(self._closing.discard)
 
     def lane(self, what: str) -> str:
         """A lane of one's own."""
@@ -100,7 +110,7 @@ class Cluster:
         for node in self._nodes.values():
             connection = node.connections.pop(lane, None)
             if connection is not None:
-                _close(connection)
+                self._hang_up(connection)
         for key in [key for key in self._locks if key[1] == lane]:
             del self._locks[key]
 
@@ -139,7 +149,7 @@ class Cluster:
                 return connection
             connection = await self._connect(node.host, node.port)
             if self._closed:
-                _close(connection)
+                self._hang_up(connection)
                 raise LogUnavailable(f"{self.url}: the log is closed")
             node.connections[lane] = connection
             return connection
@@ -151,7 +161,7 @@ class Cluster:
         node = self._nodes.get(number)
         if node is not None and node.connections.get(lane) is connection:
             del node.connections[lane]
-        _close(connection)
+        self._hang_up(connection)
 
     # ── metadata ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -186,7 +196,7 @@ class Cluster:
 
     def _close_node(self, number: int) -> None:
         for connection in self._nodes.pop(number).connections.values():
-            _close(connection)
+            self._hang_up(connection)
 
     async def _ask_any(self, request: Any) -> Any:
         """The answer of whichever broker gives one: those that are known first, then the servers of the URL."""
@@ -214,7 +224,7 @@ class Cluster:
     def _close_lane(self, number: int, lane: str) -> None:
         node = self._nodes.get(number)
         if node is not None and (connection := node.connections.pop(lane, None)) is not None:
-            _close(connection)
+            self._hang_up(connection)
 
     def drop_seeds(self) -> None:
         """Close what was only needed to find the cluster."""
@@ -291,7 +301,3 @@ class Cluster:
     def any_node(self) -> int:
         """Some broker."""
         return random.choice([number for number in self._nodes if number >= 0] or list(self._nodes))
-
-
-def _close(connection: AIOKafkaConnection) -> None:
-    connection.close(reason=CloseReason.SHUTDOWN)
