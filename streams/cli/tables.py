@@ -106,11 +106,11 @@ async def _local(app: App, log: ToolLog, name: str, key: str | None, prefix: str
     with ExitStack() as opened:
         reader = await _restored(app, log, name, opened)  # type: ignore[arg-type]
         if key is not None:
-            return reader.get(name, key)
+            return await reader.get(name, key)
         rows: list[dict[str, Any]] = []
         after: str | None = None
         while len(rows) < limit:
-            page = reader.page(name, prefix=prefix, limit=min(1000, limit - len(rows)), after=after)
+            page = await reader.page(name, prefix=prefix, limit=min(1000, limit - len(rows)), after=after)
             rows.extend({"key": row.key, "value": row.value} for row in page.rows)
             after = page.after
             if after is None:
@@ -137,7 +137,7 @@ async def _restored(app: App, log: Log, table: str, opened: ExitStack) -> TableR
     from streams.runtime.process import state_directory
     from streams.runtime.restore import Restoration, restore
     from streams.runtime.stores import RocksStores
-    from streams.runtime.tables import TableReader
+    from streams.runtime.tables import OpenReads, TableReader
 
     blueprint = app.build()
     view = app.views.get(table)
@@ -172,4 +172,4 @@ async def _restored(app: App, log: Log, table: str, opened: ExitStack) -> TableR
     def state_of(task: str, _: str) -> KeyedState[Any]:
         return held[task]
 
-    return TableReader(app, log.partition_for, state_of)
+    return TableReader(app, log.partition_for, OpenReads(state_of))

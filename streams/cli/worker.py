@@ -19,6 +19,21 @@ def worker(
         int | None, typer.Option(help="Serve health, metrics and tables on this port (0: any).", min=0, max=65535)
     ] = None,
     host: Annotated[str, typer.Option(help="The address for --port.")] = "127.0.0.1",
+    advertise: Annotated[
+        str,
+        typer.Option(
+            envvar="STREAMS_ADVERTISE",
+            metavar="HOST[:PORT]",
+            help="Where other workers reach --host and --port, when that is another address (containers).",
+        ),
+    ] = "",
+    name: Annotated[
+        str,
+        typer.Option(
+            envvar="STREAMS_WORKER_NAME",
+            help="Of this worker, one for each: back under it soon, it finds its tasks again.",
+        ),
+    ] = "",
     processes: Annotated[int, typer.Option(help="Worker processes; more than one needs a log that can be shared.")] = 1,
     until_idle: Annotated[
         bool, typer.Option("--until-idle", help="Stop once everything on the log is processed and committed.")
@@ -46,6 +61,7 @@ def worker(
     from streams.cli.load import load_app
     from streams.cli.progress import RestoreProgress
     from streams.core.duration import parse_duration_ms
+    from streams.runtime.places import check_worker_name
     from streams.runtime.process import Settings, check_processes, run_worker, set_up_logging
 
     set_up_logging(logging.WARNING if quiet else logging.INFO)
@@ -56,6 +72,8 @@ def worker(
         log_url=url,
         host=host,
         port=port,
+        advertise=advertise,
+        name=check_worker_name(name),
         until_idle=until_idle,
         liveness_timeout_s=parse_duration_ms(liveness_timeout, "--liveness-timeout") / 1000,
         stop_timeout_s=parse_duration_ms(stop_timeout, "--stop-timeout") / 1000,

@@ -371,9 +371,9 @@ class Driver:
         task.committed(captured, ends)
         self._commits += 1
         self._commit_at = None
-        for agent in self._agents:
-            for request, reply in agent.take_replies():
-                services.requests.resolve(request, reply)
+        answers = [answer for agent in self._agents for answer in agent.take_replies()]
+        if answers:
+            services.requests.answer(answers)
         self._count(task, captured, asyncio.get_running_loop().time() - started)
 
     async def _send_ahead(self, appends: Sequence[Append]) -> list[Append]:

@@ -17,6 +17,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -30,19 +31,21 @@ from streams.connectors.embedded.lock import read_holder
 from streams.connectors.registry import open_log
 from streams.core.capability import Durability
 from streams.core.log import Log
-from streams.core.record import START, Position, TopicPartition
+from streams.core.membership import Member
 from streams.dsl.app import App
 from streams.errors import ConfigurationError, LogLocked, StreamsError
 from streams.runtime.clock import SystemClock
 from streams.runtime.control import published
 from streams.runtime.driver import Phase
+from streams.runtime.idle import Idle
+from streams.runtime.places import is_shared, place
 from streams.runtime.restore import Progress
 from streams.runtime.status import Status
 from streams.runtime.stores import RocksStores
 from streams.runtime.web import serve, web_app
 from streams.runtime.worker import Worker
 
-__all__ = ["Settings", "StoppedShort", "check_processes", "run_worker", "state_directory"]
+__all__ = ["Settings", "StoppedShort", "check_processes", "own_directory", "run_worker", "state_directory"]
 
 logger = logging.getLogger("streams")
 
@@ -60,7 +63,9 @@ class StoppedShort(StreamsError):
 class Settings:
     """How a worker process runs.
 
-    port: of the web endpoint on ``host``; None for none, 0 for any.
+    port: of the web endpoint on ``host``; None for none, 0 for any.  On a log that workers share there always is one,
+    since they ask each other.  advertise: where the others reach it, as host or host:port; "" for where it listens.
+    name: of this worker, so that one which comes back under it soon finds its tasks again; "" makes one up.
     until_idle: end once everything on the log is processed and committed.
     liveness_timeout_s: a task that makes no progress for so long is stuck.
     stop_timeout_s: how long tasks may take to commit and let go; two seconds more, and the process ends itself.
@@ -69,6 +74,8 @@ class Settings:
     log_url: str
     host: str = "127.0.0.1"
     port: int | None = None
+    advertise: str = ""
+    name: str = ""
     until_idle: bool = False
     liveness_timeout_s: float = 120.0
     stop_timeout_s: float = 8.0
@@ -80,7 +87,7 @@ def check_processes(log_url: str, processes: int) -> None:
     if processes < 1:
         raise ConfigurationError(f"--processes {processes}: at least one process is needed")
     scheme = log_url.partition(":")[0]
-    if processes > 1 and scheme in ("embedded", "memory"):
+    if processes > 1 and not is_shared(log_url):
         why = (
             "its lock, held by one process at a time, is what fences a stale worker"
             if scheme == "embedded"
@@ -90,8 +97,6 @@ def check_processes(log_url: str, processes: int) -> None:
             f"--processes {processes}: a log on {scheme}: serves one process ({why}); run one process, or move the "
             f"app to a log that workers can share"
         )
-    if processes > 1:
-        raise ConfigurationError(f"--processes {processes}: start one worker for each, as services of their own")
 
 
 def run_worker(app: App, settings: Settings, progress: Progress) -> None:
@@ -106,13 +111,30 @@ def run_worker(app: App, settings: Settings, progress: Progress) -> None:
 
 
 def state_directory(app: App, log: Log) -> Path | None:
-    """Where the stores of an app lie: what the app says, or beside an embedded log; None for a log in memory."""
+    """Where the stores of an app lie: what the app says, or beside an embedded log; None for a log in memory.
+
+    On a log that workers share each has a place of its own in there (``runtime.places``).
+    """
     if app.state_dir is not None:
         return Path(app.state_dir)
     if log.capabilities.durable is Durability.NONE:
         return None
     scheme, _, path = log.url.partition(":")
     return Path(path) / "state" / app.name if scheme == "embedded" else Path(".streams") / "state" / app.name
+
+
+@contextmanager
+def own_directory(app: App, log: Log, name: str = "") -> Iterator[Path]:
+    """A folder for stores that no other process uses inside of the block.  Raises ConfigurationError."""
+    root = state_directory(app, log)
+    if root is None:
+        with tempfile.TemporaryDirectory(prefix="streams-") as temporary:
+            yield Path(temporary)
+    elif is_shared(log.url):
+        with place(root, name) as folder:
+            yield folder
+    else:
+        yield root
 
 
 def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -190,9 +212,7 @@ async def _run(app: App, log: Log, settings: Settings, progress: Progress, stop:
     async with AsyncExitStack() as stack:
         await _open(log, stop)
         stack.push_async_callback(log.close)
-        directory = state_directory(app, log)
-        if directory is None:
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streams-")))
+        directory = stack.enter_context(own_directory(app, log, settings.name))
         status = await stack.enter_async_context(_endpoints(app, log, directory, settings, progress))
         worker = status.worker
         try:
@@ -240,10 +260,11 @@ async def _endpoints(
         status.note_restore(task, done, total)
         progress(task, done, total)
 
+    stores = RocksStores(directory)
     worker = Worker(
         app,
         log,
-        RocksStores(directory),
+        stores,
         SystemClock(),
         progress=note,
         liveness_timeout_s=settings.liveness_timeout_s,
@@ -254,16 +275,31 @@ async def _endpoints(
         publish = getattr(log, "publish_endpoint", None)
         if publish is not None:
             await stack.enter_async_context(published(status, publish))
-        if settings.port is not None:
-            port = await stack.enter_async_context(serve(web_app(status), settings.host, settings.port))
+        shared = is_shared(log.url)
+        address = ""
+        if settings.port is not None or shared:
+            web = web_app(status, peers=shared)
+            port = await stack.enter_async_context(serve(web, settings.host, settings.port or 0))
             logger.info("health, metrics and tables on http://%s:%d", settings.host, port)
+            address = _address(settings, port) if shared else ""
+        stored = stores.stored() & set(worker.blueprint.tasks)
+        worker.member = Member(name=settings.name, address=address, stored=stored)
         yield status
+
+
+def _address(settings: Settings, port: int) -> str:
+    """Where other workers reach this one, as host:port."""
+    if settings.advertise:
+        host, _, given = settings.advertise.rpartition(":")
+        return settings.advertise if host and given.isdecimal() else f"{settings.advertise}:{port}"
+    anywhere = settings.host in ("0.0.0.0", "::", "")
+    return f"{socket.gethostname() if anywhere else settings.host}:{port}"
 
 
 async def _wait(status: Status, settings: Settings, stop: _Stop) -> None:
     """Return when the worker is to stop; raise what failed it."""
     worker = status.worker
-    idle = _Idle(worker)
+    idle = Idle(worker)
     settled = False
     while not stop.event.is_set():
         worker.check()
@@ -285,46 +321,6 @@ def _settle_gc() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
-
-
-class _Idle:
-    """Tells when nothing is left to do: two looks, with the same ends of all inputs and time for marks between."""
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-        self._between_s = 0.15 + 2 * worker.app.watermark_interval_ms / 1000
-        self._seen: dict[TopicPartition, Position] | None = None
-        self._seen_at = 0.0
-
-    async def look(self) -> bool:
-        worker = self._worker
-        ends = await self._ends() if worker.caught_up else None
-        now = asyncio.get_running_loop().time()
-        if ends is None or not worker.caught_up:
-            self._seen = None
-            return False
-        if ends != self._seen:
-            self._seen, self._seen_at = ends, now
-            return False
-        return now - self._seen_at >= self._between_s
-
-    async def _ends(self) -> dict[TopicPartition, Position] | None:
-        """The ends of all inputs as the log has them now; None while one isn't read and committed up to there."""
-        worker = self._worker
-        own = {spec.name for spec in worker.blueprint.own_topics}
-        tasks = [driver.task for driver in worker.drivers.values()]
-        committed = {
-            each.partition: task.checkpoint.position(each.partition) or START
-            for task in tasks
-            if task is not None
-            for each in task.inputs
-            if each.partition.topic in own  # for the others ``caught_up`` has to do, which knows their ends
-        }
-        committed.update({delivery.at: delivery.delivered for delivery in worker.deliveries.values()})
-        bounds = await worker.log.bounds(list(committed))
-        if all(position.reached(bounds[at].end) for at, position in committed.items()):
-            return {at: each.end for at, each in bounds.items()}
-        return None
 
 
 def set_up_logging(level: int) -> None:

@@ -1,6 +1,7 @@
 """Requests to agents: who waits for which answer, and how one gets into an inbox.
 
-A request is a record in the agent's inbox; its answer leaves after the commit that holds its effects.  The identity
+A request is a record in the agent's inbox; its answer leaves after the commit that holds its effects, straight to who
+waits where that is this worker, else by the log (``runtime.replies``).  The identity
 of a request made from inside an agent is derived from the record in hand, so that a re-run repeats it and the callee
 answers from its memory.  Behind a window, batch or timer there is no such record: there a re-run asks anew.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from streams.core.context import Ambient, ambient
@@ -16,21 +18,23 @@ from streams.core.log import Append
 from streams.core.record import Records, TopicPartition
 from streams.errors import AgentFailed, AskCycle, AskTimeout
 from streams.operators.agent import REQUEST_HEADER, Reply, Request, encode_request
+from streams.runtime.replies import Replies
 
 if TYPE_CHECKING:
-    from streams.core.log import Log
+    from streams.core.log import Log, TopicSpec
     from streams.dsl.agent import Agent
     from streams.runtime.clock import Clock
 
 
 class Requests:
-    """The open requests of one worker."""
+    """The open requests of one worker.  ``replies``: their topic, where there are other workers."""
 
-    def __init__(self, log: Log, clock: Clock) -> None:
+    def __init__(self, log: Log, clock: Clock, replies: TopicSpec | None = None) -> None:
         self.worker_id = uuid.uuid4().hex
         self._log = log
         self._clock = clock
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
+        self._replies = Replies(log, clock, replies, self.worker_id, self._hear) if replies is not None else None
 
     async def ask(self, agent: Agent[Any, Any], key: bytes, value: bytes, timeout_ms: int) -> Any:
         """Send a request and wait for its answer."""
@@ -49,6 +53,8 @@ class Requests:
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[identity] = future
         try:
+            if self._replies is not None:
+                await self._replies.listen()
             await self._send(agent, partition, key, value, Request(identity, self.worker_id, chain))
             async with asyncio.timeout(timeout_ms / 1000):
                 reply = await future
@@ -71,11 +77,26 @@ class Requests:
         records = Records([key], [value], [self._clock.now_ms()], [((REQUEST_HEADER, encode_request(request)),)])
         await self._log.append([Append(TopicPartition(agent.inbox.name, partition), records)])
 
-    def resolve(self, request: Request, reply: Reply) -> None:
-        """Hand an answer to who waits for it; called after the commit.  Nobody may wait any more."""
-        future = self._waiting.get(request.id)
-        if future is not None and not future.done():
+    def answer(self, answers: Sequence[tuple[Request, Reply]]) -> None:
+        """Hand answers to those who wait for them; called after the commit that holds their effects.  Doesn't block."""
+        away: list[tuple[Request, Reply]] = []
+        for request, reply in answers:
+            if request.reply_to == self.worker_id:
+                self._hear(request.id, reply)
+            elif request.reply_to:
+                away.append((request, reply))
+        if away and self._replies is not None:
+            self._replies.send(away)
+
+    def _hear(self, request_id: str, reply: Reply) -> None:
+        future = self._waiting.get(request_id)
+        if future is not None and not future.done():  # nobody may wait any more, or it was sent twice
             future.set_result(reply)
+
+    async def close(self) -> None:
+        """Called when every task has been released: what they answered last is still sent."""
+        if self._replies is not None:
+            await self._replies.close()
 
 
 def _identity(here: Ambient | None) -> str:

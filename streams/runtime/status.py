@@ -13,8 +13,6 @@ from typing import Any
 
 from streams.core.batch import NEVER
 from streams.core.record import START, Position
-from streams.core.state import KeyedState
-from streams.errors import LogUnavailable
 from streams.runtime.driver import Driver, Phase
 from streams.runtime.tables import TableReader
 from streams.runtime.worker import Worker
@@ -45,7 +43,7 @@ class Status:
         self.stopping = False
         self.restores: dict[str, tuple[int, int]] = {}
         self._delivered: dict[str, tuple[Position, float]] = {}
-        self.tables = TableReader(worker.app, worker.log.partition_for, self._held)
+        self.tables = TableReader(worker.app, worker.log.partition_for, worker.reads)
         self._liveness_timeout_s = liveness_timeout_s
 
     def note_restore(self, task: str, done: int, total: int) -> None:
@@ -54,9 +52,9 @@ class Status:
 
     @property
     def running(self) -> bool:
-        """Every task of the worker runs."""
-        drivers = self.worker.drivers
-        return self.working and bool(drivers) and all(each.phase is Phase.RUNNING for each in drivers.values())
+        """Every task of the worker runs; it may have none, where others have them all."""
+        worker = self.worker
+        return self.working and worker.assigned and all(each.phase is Phase.RUNNING for each in worker.drivers.values())
 
     def health(self) -> Health:
         worker = self.worker
@@ -105,7 +103,12 @@ class Status:
             {"task": name, "phase": "delivering", "caught_up": each.caught_up}
             for name, each in sorted(self.worker.deliveries.items())
         ]
-        return [*(self._task(name, each, now) for name, each in sorted(self.worker.drivers.items())), *deliveries]
+        standbys = [
+            {"task": name, "phase": "standby", "lag": each.lag or 0, "ready": each.ready}
+            for name, each in sorted(self.worker.standbys.by_task.items())
+        ]
+        drivers = [self._task(name, each, now) for name, each in sorted(self.worker.drivers.items())]
+        return [*drivers, *deliveries, *standbys]
 
     def _task(self, name: str, driver: Driver, now: float) -> dict[str, Any]:
         task = driver.task
@@ -130,9 +133,3 @@ class Status:
                 }
             )
         return entry
-
-    def _held(self, task: str, state: str) -> KeyedState[Any]:
-        driver = self.worker.drivers.get(task)
-        if driver is None or driver.task is None:
-            raise LogUnavailable(f"task {task} doesn't run here now, and it holds {state}; try again in a moment")
-        return driver.task.context.keyed(state)

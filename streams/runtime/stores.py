@@ -8,6 +8,9 @@ from typing import Protocol
 from streams.core.store import Store
 from streams.state.rocksdb import RocksStore, set_aside
 
+ASIDE = ".aside-"
+"""In the names of folders that were set aside (``state.rocksdb``)."""
+
 
 class Stores(Protocol):
     """Opens the store of a task.  One owner at a time; it is closed before the task is released."""
@@ -24,6 +27,12 @@ class RocksStores:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+
+    def stored(self) -> frozenset[str]:
+        """The tasks whose stores lie here, from this life or a former one."""
+        if not self._directory.is_dir():
+            return frozenset()
+        return frozenset(each.name for each in self._directory.iterdir() if each.is_dir() and ASIDE not in each.name)
 
     def open(self, task: str) -> Store:
         return RocksStore(self._directory / task)

@@ -1,18 +1,19 @@
 """Tables as they are read from outside: by a key in text, or row by row.
 
 What must live here: from the text of a key to the committed value, over whichever tasks hold the table.  What must not:
-HTTP (``runtime.web``), who opened the stores (a worker, or a tool while no worker runs).
+HTTP (``runtime.web``), where the tasks are (``runtime.peers``; a tool opens their stores while no worker runs).
 
 A key is written as on a topic: text for str, decimal digits for int, a JSON array for a tuple.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import merge
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -21,14 +22,36 @@ from streams.core.store import after_prefix
 from streams.dsl.app import App, TableView
 from streams.dsl.codec import enc_hook
 from streams.errors import RequestError
+from streams.runtime.peers import scan_state
 
-__all__ = ["BadRequest", "NoSuchKey", "NoSuchTable", "Page", "Row", "TableReader", "encode_json"]
+__all__ = ["BadRequest", "NoSuchKey", "NoSuchTable", "OpenReads", "Page", "Reads", "Row", "TableReader", "encode_json"]
 
 ROWS_MAX = 1000
 """Rows of one page at most: a page is read in one go, between two steps of the tasks."""
 
-Held = Callable[[str, str], KeyedState[Any]]
-"""(task id, state name) to the state; raises LogUnavailable where the task isn't open here."""
+
+class Reads(Protocol):
+    """Committed state by task and name of the state.  Raises LogUnavailable where the task can't be reached now."""
+
+    async def read(self, task: str, state: str, key: bytes) -> Any: ...
+    async def scan(
+        self, task: str, state: str, first: bytes, end: bytes | None, limit: int
+    ) -> Sequence[tuple[bytes, Any]]: ...
+
+
+class OpenReads:
+    """``Reads`` of states that are open in this process."""
+
+    def __init__(self, held: Callable[[str, str], KeyedState[Any]]) -> None:
+        self._held = held
+
+    async def read(self, task: str, state: str, key: bytes) -> Any:
+        return self._held(task, state).committed(key)
+
+    async def scan(
+        self, task: str, state: str, first: bytes, end: bytes | None, limit: int
+    ) -> Sequence[tuple[bytes, Any]]:
+        return scan_state(self._held(task, state), first, end, limit)
 
 
 class NoSuchTable(RequestError):
@@ -67,26 +90,26 @@ def encode_json(value: Any) -> bytes:
 class TableReader:
     """Reads the committed contents of an app's tables."""
 
-    def __init__(self, app: App, partition_for: Callable[[bytes, int], int], held: Held) -> None:
+    def __init__(self, app: App, partition_for: Callable[[bytes, int], int], reads: Reads) -> None:
         self._app = app
         self._partition_for = partition_for
-        self._held = held
+        self._reads = reads
 
     def names(self) -> list[str]:
         return sorted(self._app.views)
 
-    def get(self, name: str, key: str) -> Any:
+    async def get(self, name: str, key: str) -> Any:
         """The committed value of a key.  Raises NoSuchTable, NoSuchKey, BadRequest, LogUnavailable."""
         view, tasks = self._view(name)
         decoded = self._key(name, view, key)
         wire = view.wire_keys.encode(decoded)
         task = tasks[self._partition_for(wire, len(tasks))]
-        value = self._held(task, view.state.name).committed(view.keys.encode(decoded))
+        value = await self._reads.read(task, view.state.name, view.keys.encode(decoded))
         if value is None:
             raise NoSuchKey(f"table {name}: there is no key {key!r}")
         return view.result(value)
 
-    def page(self, name: str, *, prefix: str = "", limit: int = 100, after: str | None = None) -> Page:
+    async def page(self, name: str, *, prefix: str = "", limit: int = 100, after: str | None = None) -> Page:
         """Up to ``limit`` rows whose keys begin with ``prefix``, behind the key ``after``.  Errors as ``get``."""
         if not 1 <= limit <= ROWS_MAX:
             raise BadRequest(f"table {name}: limit={limit}; give 1 to {ROWS_MAX}")
@@ -94,12 +117,10 @@ class TableReader:
         first, end = self._bounds(name, view, prefix)
         if after is not None:
             first = max(first, view.keys.encode(self._key(name, view, after)) + b"\x00")
-        scans = [self._held(task, view.state.name).committed_scan(first, end) for task in tasks]
-        try:
-            found = list(islice(merge(*scans, key=_key_of), limit + 1))
-        finally:
-            for scan in scans:
-                _close(scan)
+        # One row more than asked for tells whether there are more.
+        reads = self._reads
+        scans = await asyncio.gather(*(reads.scan(task, view.state.name, first, end, limit + 1) for task in tasks))
+        found = list(islice(merge(*scans, key=_key_of), limit + 1))
         rows = [Row(self._text(view, key), view.result(value)) for key, value in found[:limit]]
         return Page(rows, rows[-1].key if len(found) > limit else None)
 
@@ -134,10 +155,3 @@ class TableReader:
 
 def _key_of(entry: tuple[bytes, Any]) -> bytes:
     return entry[0]
-
-
-def _close(scan: Iterator[Any]) -> None:
-    # A store's iterator that stays open would hold its files.
-    close = getattr(scan, "close", None)
-    if close is not None:
-        close()

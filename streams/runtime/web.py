@@ -6,27 +6,36 @@
     GET /tables                 names
     GET /tables/{name}          rows; ?prefix= ?limit= ?after=
     GET /tables/{name}/{key}    the committed value; 404 where there is none
+    POST /peer/…                the same for other workers of the app (``runtime.peers``), on a log that is shared
 
-What must live here: HTTP.  What must not: what is said (``runtime.status``, ``runtime.tables``).  It has no
-authentication: it listens on the loopback address unless told otherwise, and changes nothing.
+What must live here: HTTP.  What must not: what is said (``runtime.status``, ``runtime.tables``).
+
+It changes nothing and has no authentication: it listens on the loopback address unless told otherwise.  Any worker
+answers for any key; it asks the owner of the key's task.  Where $STREAMS_CLUSTER_TOKEN is set, the workers' own
+questions need it; it is the same for all workers of an app, and guards nothing else.
 """
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from streams.core.state import KeyedState
 from streams.errors import ConfigurationError, LogUnavailable, StreamsError
+from streams.runtime.peers import TOKEN_VARIABLE, PeerRead, PeerScan, cluster_token, scan_state
 from streams.runtime.status import Status
-from streams.runtime.tables import BadRequest, NoSuchKey, NoSuchTable, encode_json
+from streams.runtime.tables import ROWS_MAX, BadRequest, NoSuchKey, NoSuchTable, encode_json
 
 __all__ = ["error_body", "http_status", "json_reply", "routes", "serve", "web_app"]
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_Asked = TypeVar("_Asked", PeerRead, PeerScan)
 
 
 def json_reply(value: Any, status: int = 200) -> web.Response:
@@ -81,12 +90,11 @@ def routes(status: Status) -> list[web.RouteDef]:
         except ValueError:
             raise BadRequest(f"limit={query['limit']!r} is no whole number") from None
         name = request.match_info["name"]
-        return json_reply(
-            status.tables.page(name, prefix=query.get("prefix", ""), limit=limit, after=query.get("after"))
-        )
+        page = await status.tables.page(name, prefix=query.get("prefix", ""), limit=limit, after=query.get("after"))
+        return json_reply(page)
 
     async def value(request: web.Request) -> web.Response:
-        return json_reply(status.tables.get(request.match_info["name"], request.match_info["key"]))
+        return json_reply(await status.tables.get(request.match_info["name"], request.match_info["key"]))
 
     return [
         web.get("/health", health),
@@ -98,10 +106,59 @@ def routes(status: Status) -> list[web.RouteDef]:
     ]
 
 
-def web_app(status: Status) -> web.Application:
-    """The endpoint as an aiohttp application."""
+def _peer_routes(status: Status) -> list[web.RouteDef]:
+    """What other workers of the app ask.  Answered from what runs here, or not at all: they know where else to ask."""
+    worker, token = status.worker, cluster_token()
+
+    async def body(request: web.Request) -> bytes:
+        given = request.headers.get("Authorization", "").encode(errors="replace")
+        if token and not hmac.compare_digest(given, f"Bearer {token}".encode()):
+            raise web.HTTPUnauthorized(text=f"${TOKEN_VARIABLE} is missing or another one here")
+        return await request.read()
+
+    def held(asked: PeerRead | PeerScan) -> KeyedState[Any]:
+        if (asked.app, asked.log_id) != (worker.app.name, worker.log.identity):
+            raise LogUnavailable(f"this is a worker of app {worker.app.name} on {worker.log.url}")
+        found = worker.held(asked.task, asked.state)
+        if found is None:
+            raise LogUnavailable(f"task {asked.task} doesn't run here now")
+        return found
+
+    def encoder(state: str) -> Callable[[Any], bytes]:
+        return worker.state_spec(state).encode
+
+    async def read(request: web.Request) -> web.Response:
+        asked = _decoded(await body(request), PeerRead)
+        value = held(asked).committed(asked.key)
+        return _packed(None if value is None else encoder(asked.state)(value))
+
+    async def scan(request: web.Request) -> web.Response:
+        asked = _decoded(await body(request), PeerScan)
+        limit = min(asked.limit, ROWS_MAX + 1)
+        found = scan_state(held(asked), asked.first, asked.end, limit)
+        encode = encoder(asked.state)
+        return _packed([(key, encode(value)) for key, value in found])
+
+    return [web.post("/peer/read", read), web.post("/peer/scan", scan)]
+
+
+def _decoded(body: bytes, kind: type[_Asked]) -> _Asked:
+    try:
+        return msgspec.msgpack.decode(body, type=kind)
+    except msgspec.MsgspecError as error:
+        raise BadRequest(f"the request can't be read: {error}") from error
+
+
+def _packed(value: Any) -> web.Response:
+    return web.Response(body=msgspec.msgpack.encode(value), content_type="application/x-msgpack")
+
+
+def web_app(status: Status, *, peers: bool = False) -> web.Application:
+    """The endpoint as an aiohttp application; with ``peers`` it answers the other workers of the app as well."""
     app = web.Application(middlewares=[_errors])
     app.add_routes(routes(status))
+    if peers:
+        app.add_routes(_peer_routes(status))
     return app
 
 

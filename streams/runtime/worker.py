@@ -25,7 +25,7 @@ from streams.core.log import Append, Commit, Log, TaskRef, TopicSpec
 from streams.core.membership import Assignment, Member, Membership, Wanted
 from streams.core.plan import Plan
 from streams.core.record import Position, Records, TopicPartition
-from streams.core.state import KeyedState
+from streams.core.state import KeyedState, StateSpec
 from streams.core.topology import TopologyRecord, control_ref, resolve_topology, task_refs
 from streams.dsl.agent import Agent
 from streams.dsl.app import App
@@ -37,8 +37,12 @@ from streams.runtime.clock import Clock
 from streams.runtime.delivery import Delivery
 from streams.runtime.driver import Driver, DriverFactory, Phase, Services
 from streams.runtime.metrics import Metrics
+from streams.runtime.peers import PeerReads
+from streams.runtime.places import is_shared
+from streams.runtime.replies import replies_topic
 from streams.runtime.requests import Requests
 from streams.runtime.restore import Progress
+from streams.runtime.standby import Standby, Standbys
 from streams.runtime.stores import Stores
 from streams.runtime.ticker import Ticker
 
@@ -55,6 +59,7 @@ class StuckTask(StreamsError):
 class Worker:
     """Runs an app on an opened log.
 
+    member: what it says of itself to the others; read when it begins to work.
     liveness_timeout_s: a task whose lag isn't 0 and that makes no progress for that long fails the worker.
     shutdown_timeout_s: a task that hasn't committed and let go that long after a stop is cut off, which loses nothing.
     """
@@ -82,7 +87,7 @@ class Worker:
         self._stores = stores
         self._clock = clock
         self._membership = membership
-        self._member = member or Member()
+        self.member = member or Member()
         self._progress = progress
         self._liveness_timeout_s = liveness_timeout_s
         self._shutdown_timeout_s = shutdown_timeout_s
@@ -91,8 +96,12 @@ class Worker:
         self._foreign: dict[str, Log] = {}
         self.deliveries: dict[str, Delivery] = {}
         self.ticker: Ticker | None = None
-        self._assigned = False
-        self._requests = Requests(log, clock)
+        self.assigned = False
+        shared = is_shared(log.url)
+        self._replies = replies_topic(app.name) if shared and app.agents else None
+        self._requests = Requests(log, clock, self._replies)
+        self.reads = PeerReads(app.name, lambda: log.identity, self.held, self.state_spec, shared=shared)
+        self.standbys = Standbys(self._start)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._background: list[asyncio.Task[None]] = []
         self._failure: asyncio.Future[None] | None = None
@@ -169,13 +178,17 @@ class Worker:
     async def _prepare(self) -> None:
         """Everything that is checked and made on the log before a task may run."""
         require(self.app.guarantee, f"app {self.app.name}", derive_commit(self.log.capabilities, self.app.guarantee))
-        writer = await self.log.fence(control_ref(self.app.name))
+        control = control_ref(self.app.name)
+        previous = _topology(await self.log.checkpoint(control))
+        if previous is not None and resolve_topology(previous, self.blueprint.record, incompatibility).record == previous:
+            # Nothing to change: workers that start together don't fence each other.  Were the record changed right
+            # now, the claims of this worker would be refused.
+            await self.log.create_topics(self.blueprint.own_topics)
+            self._refs = task_refs(previous)
+            return
+        writer = await self.log.fence(control)
         try:
-            previous = (
-                msgspec.msgpack.decode(writer.checkpoint, type=TopologyRecord)
-                if writer.checkpoint is not None
-                else None
-            )
+            previous = _topology(writer.checkpoint)
             start = resolve_topology(previous, self.blueprint.record, incompatibility)
             for change in start.changes:
                 logger.warning("app %s: %s", self.app.name, change)
@@ -185,7 +198,8 @@ class Worker:
             removed = [*start.removed_topics, *(changelog_topic(self.app.name, name) for name in start.removed_stores)]
             if removed:
                 await self.log.delete_topics(removed)
-            await self.log.create_topics(self.blueprint.own_topics)
+            replies = [self._replies] if self._replies is not None else []
+            await self.log.create_topics([*self.blueprint.own_topics, *replies])
             await writer.commit(Commit(msgspec.msgpack.encode(start.record)))
         finally:
             await writer.close()
@@ -225,28 +239,39 @@ class Worker:
             self.app.name, self._introduction(), self._wanted()
         )
         async for assignment in membership.assignments():
+            self.reads.addresses = assignment.addresses
             await self._follow(assignment, services)
-            membership.report(self._running.keys(), self._running.keys())
-            self._assigned = True
+            self._report()
+            self.assigned = True
+
+    def _report(self) -> None:
+        if self._membership is not None:
+            self._membership.report(self._running.keys(), self._running.keys() | self.standbys.ready)
 
     def _introduction(self) -> Member:
-        return replace(self._member, version=self.app.version, fingerprint=self.blueprint.record.fingerprint)
+        return replace(self.member, version=self.app.version, fingerprint=self.blueprint.record.fingerprint)
 
     def _wanted(self) -> Wanted:
         stateful = {task for each in self.blueprint.subtopologies if each.states for task in each.task_ids}
-        return Wanted([self._refs[task] for task in self.blueprint.tasks], frozenset(stateful))
+        return Wanted([self._refs[task] for task in self.blueprint.tasks], frozenset(stateful), self.app.standbys)
 
     async def _follow(self, assignment: Assignment, services: Services) -> None:
         """Let go of what was taken away, and only then take up what was given."""
         gone = [task for task in self._running if task not in assignment.active]
         for task in gone:
             self._at_work(task).stop()
+        await self.standbys.keep(assignment.standby)
         for task in gone:
             await asyncio.wait({self._running.pop(task)})
             self.drivers.pop(task, None)
             self.deliveries.pop(task, None)
         for task in sorted(assignment.active - self._running.keys()):
             self._running[task] = self._start(f"task {task}", self._make(services, task).run())
+
+        def standby(task: str) -> Standby:
+            return Standby(services, *self.blueprint.subtopology_of_task(task), self._refs[task], self._report)
+
+        self.standbys.take_up(assignment.standby, standby)
 
     def _at_work(self, task: str) -> Driver | Delivery | Ticker:
         if task == self.blueprint.ticker:
@@ -295,6 +320,7 @@ class Worker:
             if task.get_name() == ASSIGNMENTS:  # so that none is started that nobody would stop
                 task.cancel()
                 await asyncio.wait({task})
+        await self.standbys.keep(())
         for name, running in self._running.items():
             self._at_work(name).stop()
             driver = self.drivers.get(name)
@@ -313,6 +339,8 @@ class Worker:
                 await asyncio.wait(slow)
         if self._membership is not None:
             await self._membership.close()  # only now, when the tasks are free: the others take over at once
+        await self._requests.close()
+        await self.reads.close()
         for task in self._background:
             task.cancel()
         if self._background:
@@ -380,7 +408,7 @@ class Worker:
     def caught_up(self) -> bool:
         """Every task runs, and has committed everything that it knows of."""
         return (
-            self._assigned
+            self.assigned
             and all(
                 driver.phase is Phase.RUNNING and driver.task is not None and driver.task.caught_up
                 for driver in self.drivers.values()
@@ -412,22 +440,32 @@ class Worker:
         return [Append(TopicPartition(topic.name, partition), part) for partition, part in sorted(parts.items())]
 
     async def read_table(self, table: str, wire_key: bytes, state_key: bytes) -> Any:
-        """The committed value of a key, from the task that holds it."""
+        """The committed value of a key, from the task that holds it, wherever that runs."""
         view = self.app.views[table]
-        value = self._held(table, wire_key).committed(state_key)
+        name = view.state.name
+        subtopology = next(each for each in self.blueprint.subtopologies if name in each.states)
+        task = subtopology.task_id(self.log.partition_for(wire_key, subtopology.partitions))
+        value = await self.reads.read(task, name, state_key)
         return None if value is None else view.result(value)
 
-    def _held(self, table: str, wire_key: bytes) -> KeyedState[Any]:
-        name = self.app.views[table].state.name
-        subtopology = next(each for each in self.blueprint.subtopologies if name in each.states)
-        task_id = subtopology.task_id(self.log.partition_for(wire_key, subtopology.partitions))
-        driver = self.drivers.get(task_id)
-        if driver is None or driver.task is None:
-            raise LogUnavailable(f"table {table}: its task {task_id} doesn't run here now; try again in a moment")
-        return driver.task.context.keyed(name)
+    def held(self, task: str, state: str) -> KeyedState[Any] | None:
+        """The state of a task that runs here; None of one that doesn't."""
+        driver = self.drivers.get(task)
+        return None if driver is None or driver.task is None else driver.task.context.keyed(state)
+
+    def ref(self, task: str) -> TaskRef:
+        """Where a task is on the log; known once the worker works."""
+        return self._refs[task]
+
+    def state_spec(self, state: str) -> StateSpec:
+        return next(each.states[state] for each in self.blueprint.subtopologies if state in each.states)
 
     async def ask(self, agent: Agent[Any, Any], key: bytes, value: bytes, timeout_ms: int) -> Any:
         return await self._requests.ask(agent, key, value, timeout_ms)
 
     async def cast(self, agent: Agent[Any, Any], key: bytes, value: bytes) -> None:
         await self._requests.cast(agent, key, value)
+
+
+def _topology(stored: bytes | None) -> TopologyRecord | None:
+    return None if stored is None else msgspec.msgpack.decode(stored, type=TopologyRecord)
