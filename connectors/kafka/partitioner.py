@@ -39,11 +39,11 @@ _MASK = 0xFFFFFFFF
 _WORDS = [Struct(f"<{count}I").unpack_from for count in range(65)]
 
 
-def murmur2(data: bytes, seed: int = _SEED) -> int:
+def murmur2(data: bytes) -> int:
     """MurmurHash2 of 32 bits as ``org.apache.kafka.common.utils.Utils.murmur2``, without a sign."""
     length = len(data)
     words = length >> 2
-    value = seed ^ length
+    value = _SEED ^ length
     for word in (_WORDS[words] if words < 65 else Struct(f"<{words}I").unpack_from)(data):
         # One mask for both products: bits above the 32nd don't reach down again.
         word = word * _FACTOR & _MASK
@@ -54,20 +54,6 @@ def murmur2(data: bytes, seed: int = _SEED) -> int:
     return value ^ value >> 15
 
 
-def _fastest() -> Callable[[bytes, int], int]:
-    """The compiled ``murmurhash2`` if it is installed, else the one above: a sixth of the time for a new key."""
-    try:
-        from murmurhash2 import murmurhash2 as compiled  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        return murmur2
-    # One that hashes otherwise would part the records of a key in silence.
-    probes = [bytes(range(250, 250 - length, -1)) for length in range(9)]
-    return compiled if all(compiled(one, _SEED) == murmur2(one) for one in probes) else murmur2
-
-
-_hash = _fastest()
-
-
 class _Cache(dict[bytes, int]):
     """The partitions of keys seen lately, for one number of partitions."""
 
@@ -75,7 +61,7 @@ class _Cache(dict[bytes, int]):
         self._partitions = partitions
 
     def __missing__(self, key: bytes) -> int:
-        partition = (_hash(key, _SEED) & 0x7FFFFFFF) % self._partitions
+        partition = (murmur2(key) & 0x7FFFFFFF) % self._partitions
         if len(key) <= CACHED_KEY_BYTES:
             if len(self) >= CACHED_KEYS:
                 self.clear()

@@ -6,7 +6,6 @@ import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -64,19 +63,6 @@ def test_what_is_remembered_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None
     cache.clear()
     cache[b"long" * 1000]
     assert len(cache) == 0
-
-
-def test_a_compiled_hash_that_gives_other_values_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    def sevens(key: bytes, seed: int) -> int:
-        return 7
-
-    class Package:
-        murmurhash2: Any = staticmethod(sevens)
-
-    monkeypatch.setitem(sys.modules, "murmurhash2", Package)
-    assert module._fastest() is murmur2
-    Package.murmurhash2 = staticmethod(lambda key, seed: murmur2(key, seed))
-    assert module._fastest() is Package.murmurhash2
 
 
 def test_no_partition_is_an_error() -> None:
