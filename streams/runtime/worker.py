@@ -98,8 +98,9 @@ class Worker:
         self.ticker: Ticker | None = None
         self.assigned = False
         shared = is_shared(log.url)
-        self._replies = replies_topic(app.name) if shared and app.agents else None
-        self._requests = Requests(log, clock, self._replies)
+        replies = replies_topic(app.name) if shared and app.agents else None
+        self._topics = [*self.blueprint.own_topics, *([replies] if replies is not None else [])]
+        self._requests = Requests(log, clock, replies)
         self.reads = PeerReads(app.name, lambda: log.identity, self.held, self.state_spec, shared=shared)
         self.standbys = Standbys(self._start)
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -179,12 +180,13 @@ class Worker:
         """Everything that is checked and made on the log before a task may run."""
         require(self.app.guarantee, f"app {self.app.name}", derive_commit(self.log.capabilities, self.app.guarantee))
         control = control_ref(self.app.name)
-        previous = _topology(await self.log.checkpoint(control))
-        if previous is not None and resolve_topology(previous, self.blueprint.record, incompatibility).record == previous:
-            # Nothing to change: workers that start together don't fence each other.  Were the record changed right
-            # now, the claims of this worker would be refused.
-            await self.log.create_topics(self.blueprint.own_topics)
-            self._refs = task_refs(previous)
+        topics = [*self.blueprint.own_topics, *([self._replies] if self._replies is not None else [])]
+        known = _topology(await self.log.checkpoint(control))
+        if known is not None and resolve_topology(known, self.blueprint.record, incompatibility).record == known:
+            # Nothing to change, so workers that start together don't fence each other.  Should another one change
+            # it right now, the claims of this worker are refused.
+            await self.log.create_topics(topics)
+            self._refs = task_refs(known)
             return
         writer = await self.log.fence(control)
         try:
@@ -198,8 +200,7 @@ class Worker:
             removed = [*start.removed_topics, *(changelog_topic(self.app.name, name) for name in start.removed_stores)]
             if removed:
                 await self.log.delete_topics(removed)
-            replies = [self._replies] if self._replies is not None else []
-            await self.log.create_topics([*self.blueprint.own_topics, *replies])
+            await self.log.create_topics(topics)
             await writer.commit(Commit(msgspec.msgpack.encode(start.record)))
         finally:
             await writer.close()
