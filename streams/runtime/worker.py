@@ -98,9 +98,8 @@ class Worker:
         self.ticker: Ticker | None = None
         self.assigned = False
         shared = is_shared(log.url)
-        replies = replies_topic(app.name) if shared and app.agents else None
-        self._topics = [*self.blueprint.own_topics, *([replies] if replies is not None else [])]
-        self._requests = Requests(log, clock, replies)
+        self._replies = replies_topic(app.name) if shared and app.agents else None
+        self._requests = Requests(log, clock, self._replies)
         self.reads = PeerReads(app.name, lambda: log.identity, self.held, self.state_spec, shared=shared)
         self.standbys = Standbys(self._start)
         self._running: dict[str, asyncio.Task[None]] = {}
