@@ -5,14 +5,14 @@ What must live here: the protocol.  What must not: how it is done (``writer``, `
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from streams.connectors.kafka.appender import Appender
 from streams.connectors.kafka.checkpoints import SLOTS_AT_ONCE, last_checkpoint, slots_topic
 from streams.connectors.kafka.cluster import Cluster
 from streams.connectors.kafka.config import KafkaConfig, parse_url
 from streams.connectors.kafka.offsets import Offsets
-from streams.connectors.kafka.partitioner import partition_of
+from streams.connectors.kafka.partitioner import by_key, make_partitioner, partition_of
 from streams.connectors.kafka.reader import KafkaReader
 from streams.connectors.kafka.topics import TOMBSTONES_KEPT_MS, Topics
 from streams.connectors.kafka.writer import KafkaTaskWriter, fence
@@ -21,7 +21,7 @@ from streams.core.capability import Capabilities, Durability, Limits
 from streams.core.log import Append, Commit, TopicInfo, TopicSpec
 from streams.core.membership import Member, Membership, TaskRef, Wanted
 from streams.core.record import START, Bounds, Position, Positions, TopicPartition
-from streams.errors import DataError, LogUnavailable
+from streams.errors import ConfigurationError, DataError, LogUnavailable
 
 __all__ = ["KafkaLog"]
 
@@ -45,6 +45,8 @@ class KafkaLog:
         self._topics = Topics(self._cluster)
         self._appender: Appender | None = None
         self._slots: dict[str, int] = {}
+        own = self.config.partitioner
+        self.partition_for: Callable[[bytes, int], int] = partition_of if own == "murmur2" else make_partitioner(own)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -109,6 +111,11 @@ class KafkaLog:
     def membership(self, group: str, member: Member, wanted: Wanted) -> Membership:
         from streams.connectors.kafka.membership import KafkaMembership
 
+        if not by_key(self.config.partitioner):
+            raise ConfigurationError(
+                f"{self.url}: partitioner={self.config.partitioner} parts the records of a key, and tables, joins and "
+                f"key_by need them together; give it to a log that the app only writes to"
+            )
         return KafkaMembership(self._cluster, group, member, wanted)
 
     async def fence(self, task: TaskRef) -> KafkaTaskWriter:
@@ -154,5 +161,3 @@ class KafkaLog:
                 f"{self.url}: a commit of {total} bytes is more than one record above max_commit_bytes="
                 f"{self.config.max_commit_bytes}; let one record expand to less, or raise it in the log's URL"
             )
-
-    partition_for = staticmethod(partition_of)

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.connectors.kafka import partitioner as module
+from streams.connectors.kafka.log import KafkaLog
 from streams.connectors.kafka.partitioner import by_key, make_partitioner, murmur2, partition_of
+from streams.core.membership import Member, TaskRef, Wanted
 from streams.errors import ConfigurationError
 
 # org.apache.kafka.common.utils.UtilsTest.testMurmur2, and the empty key.
@@ -140,3 +142,22 @@ def test_a_function_that_is_not_there_is_an_error_that_says_so(users_module: str
 
 def test_only_some_partitioners_keep_the_records_of_a_key_together() -> None:
     assert [by_key(name) for name in ("murmur2", "shop:f", "round_robin", "random")] == [True, True, False, False]
+
+
+def test_a_log_uses_the_partitioner_of_its_url(users_module: str) -> None:
+    keys = [b"%d" % number for number in range(40)]
+    plain = KafkaLog("kafka://broker")
+    assert [plain.partition_for(key, 7) for key in keys] == [partition_of(key, 7) for key in keys]
+    of_user = KafkaLog(f"kafka://broker?partitioner={users_module}:by_length")
+    assert [of_user.partition_for(key, 7) for key in keys] == [len(key) % 7 for key in keys]
+    in_turn = KafkaLog("kafka://broker?partitioner=round_robin")
+    assert Counter(in_turn.partition_for(b"same", 4) for _ in keys) == dict.fromkeys(range(4), 10)
+    with pytest.raises(ConfigurationError, match="no module 'no_such_module_here'"):
+        KafkaLog("kafka://broker?partitioner=no_such_module_here:f")
+
+
+@pytest.mark.parametrize("name", ["round_robin", "random"])
+def test_the_log_of_an_app_keeps_the_records_of_a_key_together(name: str) -> None:
+    log = KafkaLog(f"kafka://broker?partitioner={name}")
+    with pytest.raises(ConfigurationError, match=f"partitioner={name} parts the records of a key"):
+        log.membership("shop", Member(), Wanted([TaskRef("shop", 0, "shop-0")]))
