@@ -1,0 +1,44 @@
+"""A worker stands still for longer than its session: its tasks move, and when it wakes up it writes nothing."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from tests.brokers.kafka.broker import KafkaBroker
+from tests.guarantees.kafka.fleet import Fleet, paused, some_time
+from tests.guarantees.kafka.pipeline import APP, Pipeline
+
+BACKLOG = 3_000
+PAUSES = 3
+FENCED = "another owner has taken over"
+
+
+def test_a_worker_that_slept_while_its_tasks_moved_writes_nothing_and_then_joins_again(
+    kafka_own: KafkaBroker, tmp_path: Path, chance: random.Random
+) -> None:
+    pipeline = Pipeline(kafka_own.bootstrap, chance)
+    with Fleet(APP, kafka_own.bootstrap, tmp_path, COMMIT_INTERVAL="100ms") as fleet:
+        fleet.start_all(2)
+        for turn in range(PAUSES):
+            zombie, other = fleet.running[turn % 2], fleet.running[1 - turn % 2]
+            came_to = pipeline.done()
+            pipeline.send(BACKLOG)
+            fleet.until(lambda: pipeline.done() > came_to, "the workers to come forward")  # noqa: B023
+            fleet.until(some_time(chance, 0.0, 0.3), "the moment to pause")
+            with paused(zombie):
+                pipeline.top_up(BACKLOG)
+                # Everything can only be done once all tasks have moved to the other worker.
+                fleet.until(lambda: pipeline.left() == 0, f"{other} to take over from the one that sleeps")
+                pipeline.send(BACKLOG)
+            fleet.until(lambda: "this worker is out" in zombie.said, f"{zombie} to notice")  # noqa: B023
+            fleet.until(lambda: pipeline.left() == 0, "the rest")
+        # It has joined again: alone, it does what is left.
+        pipeline.send(BACKLOG)
+        awake = fleet.running.pop((PAUSES - 1) % 2)
+        fleet.stop_all()
+        fleet.running[awake.number] = awake
+        pipeline.finish(fleet)
+        fenced = fleet.lines(FENCED)
+    assert [line for line in fenced if "pipeline.control" not in line], "no zombie was ever fenced at a task of its own"
+    print(f"{pipeline.sent} events, {pipeline.verifier.total()} results; fenced: {len(fenced)} times")
