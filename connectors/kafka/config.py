@@ -82,7 +82,6 @@ class KafkaConfig:
     Secret files are read again at each connection, a token's each time that one is needed.
 
     client_id: shows in the broker's logs and quotas.
-    name: of this worker, the same after a restart (static membership, KIP-345); "" makes one up.
     replication: of topics that are created; -1 is the broker's default.
     partitioner: the partition of a key: murmur2 (as the Java client), round_robin, random, or ``module:function``.
     compression, batch_bytes: of record batches; the broker's limit (message.max.bytes) is 1 MiB by default.
@@ -114,7 +113,6 @@ class KafkaConfig:
     check_hostname: bool = True
 
     client_id: str = "streams"
-    name: str = ""
     replication: int = -1
     partitioner: str = "murmur2"
     compression: Compression = "zstd"
@@ -201,7 +199,6 @@ _ELSEWHERE = {
     "ssl_certfile": "cert_file",
     "ssl_keyfile": "key_file",
     "compression_type": "compression",
-    "group_instance_id": "name",
     "replication_factor": "replication",
     "max_request_size": "max_record_bytes",
     "message_max_bytes": "max_record_bytes",
@@ -295,6 +292,8 @@ def _check_known(name: str, where: str) -> None:
     if name in _TYPES:
         return
     plain = re.sub(r"\W", "_", name).lower()
+    if plain in ("name", "group_instance_id"):
+        raise ConfigurationError(f"{where}: there is no setting {name!r}; a worker is named by --name")
     near = [_ELSEWHERE[plain]] if plain in _ELSEWHERE else difflib.get_close_matches(plain, _TYPES, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(_TYPES))}"
     raise ConfigurationError(f"{where}: there is no setting {name!r}; {hint}")
@@ -412,8 +411,6 @@ def _problems(config: KafkaConfig) -> Iterator[str]:
         yield f"token_provider={config.token_provider!r} is not module:callable"
     if config.partitioner not in ("murmur2", "round_robin", "random") and not _CALLABLE.fullmatch(config.partitioner):
         yield f"partitioner={config.partitioner!r} is not one of murmur2, round_robin, random, or module:function"
-    if config.name and not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", config.name):
-        yield f"name={config.name!r} may have letters, digits, dots, dashes and underscores, 249 of them at most"
     if config.heartbeat_interval_ms * 2 > config.session_timeout_ms:
         yield (
             f"heartbeat_interval_ms={config.heartbeat_interval_ms} is more than half of session_timeout_ms="

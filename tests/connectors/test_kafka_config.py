@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 import traceback
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.connectors.kafka import config as config_module
 from streams.connectors.kafka.config import KafkaConfig, Secret, parse_url, safe_url
 from streams.errors import ConfigurationError
 
+FOLDER = Path(config_module.__file__).parent
 SECRET = "hunter2/+ä"
 QUOTED = "hunter2%2F+%C3%A4"
 SCRAM = "security=sasl_tls&mechanism=SCRAM-SHA-512"
@@ -72,9 +75,9 @@ def test_a_topic_does_not_belong_into_the_url_of_a_log() -> None:
 
 
 def test_settings_are_read_by_their_types() -> None:
-    config = parsed("kafka://b?compression=LZ4&linger_ms=0&security=tls&check_hostname=no&acks=1&name=w-1")
+    config = parsed("kafka://b?compression=LZ4&linger_ms=0&security=tls&check_hostname=no&acks=1&client_id=w-1")
     assert (config.compression, config.linger_ms, config.check_hostname, config.acks) == ("lz4", 0, False, "1")
-    assert config.name == "w-1"
+    assert config.client_id == "w-1"
 
 
 def test_a_name_and_a_password_before_the_brokers_are_decoded() -> None:
@@ -94,7 +97,7 @@ def test_a_plus_in_a_password_stays_a_plus() -> None:
         ("sasl.mechanism=PLAIN", "did you mean mechanism?"),
         ("security.protocol=SSL", "did you mean security?"),
         ("sasl_plain_password=hunter2", "did you mean password?"),
-        ("group.instance.id=7", "did you mean name?"),
+        ("group.instance.id=7", "a worker is named by --name"),
         ("xyz=hunter2", "there are acks, batch_bytes"),
     ],
 )
@@ -117,7 +120,6 @@ def test_an_unknown_setting_is_refused_with_the_nearest_name(setting: str, said:
         ("security=SASL_SSL", "did you mean sasl_tls?"),
         ("check_hostname=maybe", "check_hostname='maybe' is not true or false"),
         ("partitioner=murmur3", "not one of murmur2, round_robin, random, or module:function"),
-        ("name=a/b", "name='a/b' may have letters"),
         ("linger_ms=1&linger_ms=2", "linger_ms is given twice"),
         ("session_timeout_ms=4000", "heartbeat_interval_ms=3000 is more than half"),
         ("fetch_max_wait_ms=40000", "fetch_max_wait_ms=40000 is not below request_timeout_ms=30000"),
@@ -148,6 +150,15 @@ def test_a_value_that_cannot_be_is_refused_with_what_can(setting: str, said: str
 )
 def test_settings_that_contradict_each_other_are_refused_and_not_passed_over(url: str, said: str) -> None:
     assert said in refusal(url)
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    # One that nobody reads would be a promise that nobody keeps.
+    sources = [path for path in sorted(FOLDER.glob("*.py")) if path.name != "config.py"]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    names = {one.name for one in fields(KafkaConfig)} - {"config", "env"}
+    unread = {name for name in names if not re.search(rf"config\.{name}\b|\"{name}\"", text)}
+    assert unread == {"password_file"}, "read by the name of the secret that it is for"
 
 
 # ── secrets ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -182,12 +193,12 @@ def test_a_password_with_bare_punctuation_is_explained() -> None:
 
 
 def test_secrets_are_shown_nowhere() -> None:
-    config = parsed(f"kafka://ada:hunter2@b?{SCRAM}&cert_file=c&key_password=hunter3&ca_file=/x/ca.pem&name=w")
+    config = parsed(f"kafka://ada:hunter2@b?{SCRAM}&cert_file=c&key_password=hunter3&ca_file=/x/ca.pem&client_id=w")
     shown = [repr(config), str(config), f"{config}", str(asdict(config)), config.url, config.safe_url]
     shown += [repr(config.password), f"{config.password}", f"{config.password!s:>20}", repr(fields(config))]
     assert not [one for one in shown if "hunter" in one]
     assert config.safe_url == (
-        "kafka://ada@b:9092?security=sasl_tls&mechanism=SCRAM-SHA-512&ca_file=/x/ca.pem&cert_file=c&name=w"
+        "kafka://ada@b:9092?security=sasl_tls&mechanism=SCRAM-SHA-512&ca_file=/x/ca.pem&cert_file=c&client_id=w"
     )
 
 
@@ -284,13 +295,15 @@ def test_a_file_gives_what_neither_url_nor_environment_does(tmp_path: Path) -> N
     path = written(
         tmp_path,
         'security = "sasl_tls"\nmechanism = "SCRAM-SHA-256"\nuser = "ada"\npassword = "hunter2"\n'
-        'ca_file = "ca.pem"\ncheck_hostname = false\nlinger_ms = 7\nacks = 1\nname = "file"\nclient_id = "file"\n',
+        'ca_file = "ca.pem"\ncheck_hostname = false\nlinger_ms = 7\nacks = 1\nreplication = 2\nclient_id = "file"\n',
     )
-    config = parsed(f"kafka://b?config={path}&name=url", STREAMS_KAFKA_NAME="env", STREAMS_KAFKA_CLIENT_ID="env")
-    assert (config.name, config.client_id, config.linger_ms, config.acks) == ("url", "env", 7, "1")
+    config = parsed(
+        f"kafka://b?config={path}&replication=3", STREAMS_KAFKA_REPLICATION="4", STREAMS_KAFKA_CLIENT_ID="env"
+    )
+    assert (config.replication, config.client_id, config.linger_ms, config.acks) == (3, "env", 7, "1")
     assert (config.password.reveal(), config.check_hostname) == ("hunter2", False)
     assert config.ca_file == str(tmp_path / "ca.pem"), "files are named relative to the file that names them"
-    assert parsed("kafka://b?name=url", STREAMS_KAFKA_CONFIG=path).password.reveal() == "hunter2"
+    assert parsed("kafka://b", STREAMS_KAFKA_CONFIG=path).password.reveal() == "hunter2"
 
 
 @pytest.mark.parametrize(
