@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated
+import sys
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -51,29 +52,41 @@ def worker(
     ] = "8s",
     uvloop: Annotated[bool, typer.Option(help="Use uvloop where it is installed.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")] = False,
-) -> None:
+) -> int:
     """Run an app.
 
     SIGTERM or Ctrl-C: the tasks commit and let go, then the worker ends with status 0. Once more: it ends at once.
     Nothing is lost either way, nor by a crash: the next start goes on from the last commit.
     Status 1: the app failed. Status 2: it could not be started as asked.
+
+    On a log that workers share, start as many workers as you like, here and elsewhere; --processes starts several at
+    once, each with its own --port (counted up) and --name (with its number behind it), and ends with the first that
+    fails. One that is killed is started again.
     """
     from streams.cli.load import load_app
     from streams.cli.progress import RestoreProgress
     from streams.core.duration import parse_duration_ms
     from streams.runtime.places import check_worker_name
     from streams.runtime.process import Settings, check_processes, run_worker, set_up_logging
+    from streams.runtime.processes import leave_with_parent
 
     set_up_logging(logging.WARNING if quiet else logging.INFO)
     found = load_app(app)
     url = found.resolve_log_url(log)
     check_processes(url, processes)
+    check_worker_name(name)
+    if processes > 1:
+        asked = _Options(
+            app, log, host, port, advertise, name, until_idle, liveness_timeout, stop_timeout, uvloop, quiet
+        )
+        return _supervise(asked, processes)
+    leave_with_parent()
     settings = Settings(
         log_url=url,
         host=host,
         port=port,
         advertise=advertise,
-        name=check_worker_name(name),
+        name=name,
         until_idle=until_idle,
         liveness_timeout_s=parse_duration_ms(liveness_timeout, "--liveness-timeout") / 1000,
         stop_timeout_s=parse_duration_ms(stop_timeout, "--stop-timeout") / 1000,
@@ -81,3 +94,47 @@ def worker(
     )
     with RestoreProgress(quiet=quiet) as progress:
         run_worker(found, settings, progress)
+    return 0
+
+
+class _Options(NamedTuple):
+    app: str
+    log: str | None
+    host: str
+    port: int | None
+    advertise: str
+    name: str
+    until_idle: bool
+    liveness_timeout: str
+    stop_timeout: str
+    uvloop: bool
+    quiet: bool
+
+
+def _supervise(given: _Options, processes: int) -> int:
+    from streams.core.duration import parse_duration_ms
+    from streams.runtime.processes import Supervisor
+
+    stop_timeout_s = parse_duration_ms(given.stop_timeout, "--stop-timeout") / 1000
+    return Supervisor([_command(given, number) for number in range(processes)], stop_timeout_s).run()
+
+
+def _command(given: _Options, number: int) -> list[str]:
+    """The command line of one of several workers."""
+    command = [sys.executable, "-m", "streams", "worker", "--app", given.app, "--host", given.host]
+    if given.log is not None:  # else it finds it as we did: what isn't on our command line isn't for everybody's eyes
+        command += ["--log", given.log]
+    if given.port is not None:
+        command += ["--port", str(given.port + number if given.port else 0)]
+    if given.advertise:
+        command += ["--advertise", _counted(given.advertise, number)]
+    if given.name:
+        command += ["--name", f"{given.name}-{number}"]
+    command += ["--liveness-timeout", given.liveness_timeout, "--stop-timeout", given.stop_timeout]
+    command += ["--uvloop" if given.uvloop else "--no-uvloop"]
+    return command + ["--until-idle"] * given.until_idle + ["--quiet"] * given.quiet
+
+
+def _counted(advertise: str, number: int) -> str:
+    host, _, port = advertise.rpartition(":")
+    return f"{host}:{int(port) + number}" if host and port.isdecimal() else advertise
