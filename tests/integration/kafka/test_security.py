@@ -20,10 +20,14 @@ from aiokafka.protocol.metadata import MetadataRequest
 from streams.connectors.kafka.config import KafkaConfig, parse_url
 from streams.connectors.kafka.log import KafkaLog
 from streams.connectors.kafka.security import connection_settings, explain_connection_error, open_connection
+from streams.core.log import Commit, TopicSpec
+from streams.core.membership import Member, TaskRef, Wanted
+from streams.core.record import Position, TopicPartition
 from streams.errors import ConfigurationError, LogUnavailable, StreamsError
+from streams.testing.log_scenarios import append, values_of
 from tests.brokers.kafka.broker import KafkaBroker, free_port
 from tests.brokers.kafka.certificates import Authority
-from tests.brokers.kafka.secured import USERS, Listener, SecuredKafka, token
+from tests.brokers.kafka.secured import USERS, Listener, Resource, SecuredKafka, token
 
 PASSWORD = USERS["alice"]
 PATIENCE_MS = 2_000
@@ -470,3 +474,56 @@ def test_a_log_that_cannot_be_opened_says_why(
 
     with pytest.raises(kind, match=said):
         asyncio.run(check())
+
+
+# ── ACLs ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+ACLS: list[tuple[Resource, str, tuple[str, ...], bool]] = [
+    ("topic", "{app}.", ("all",), True),
+    ("topic", "{topic}", ("read", "write", "describe", "describe_configs", "create"), False),
+    ("transactional_id", "{app}.", ("write",), True),
+    ("group", "{app}", ("read",), False),
+]
+"""What docs/kafka.md says that a user needs."""
+
+
+async def whole_life(log: KafkaLog, app: str, topic: str) -> None:
+    """All that an app asks of its log."""
+    task = TaskRef(app, 1, f"{app}.orders-0")
+    at, changelog = TopicPartition(topic, 0), TopicPartition(f"{app}.counts.changelog", 0)
+    between = TopicPartition(f"{app}.by-customer.repartition", 0)
+    await log.open()
+    try:
+        specs = [TopicSpec(topic), TopicSpec(changelog.topic, 1, "changelog", compact=True)]
+        await log.create_topics([*specs, TopicSpec(between.topic, 1, "repartition")])
+        await log.append([append(at, b"1", b"2")])
+        writer = await log.fence(task)
+        assert (await values_of(log, at))[:2] == [b"1", b"2"]
+        written = [append(one, b"3") for one in (at, changelog, between)]
+        await writer.commit(Commit(b"checkpoint", written, {at: Position.at(2)}))
+        await writer.close()
+        assert await log.checkpoint(task) == b"checkpoint"
+        membership = log.membership(app, Member(), Wanted([task]))
+        async with asyncio.timeout(30):
+            async for assignment in membership.assignments():
+                if assignment.active:
+                    break
+        await membership.close()
+        await log.trim({between: Position.at(1)})
+        await log.forget([task])
+        await log.delete_topics([changelog.topic, between.topic])
+    finally:
+        await log.close()
+
+
+def test_an_app_works_with_the_acls_that_are_documented_and_names_each_that_is_missing(
+    kafka_secured: SecuredKafka, unique: Callable[[str], str]
+) -> None:
+    app, topic = unique("shop"), unique("orders")
+    config = config_for(kafka_secured, "SASL_PLAINTEXT", LOGIN)
+    needed = {"topic": "an ACL for the topic", "group": "an ACL for the group", "transactional_id": "transactional ids"}
+    for resource, name, operations, prefix in ACLS:
+        with pytest.raises(ConfigurationError, match=f"not allowed.*{needed[resource]}"):
+            asyncio.run(whole_life(KafkaLog(config), app, topic))
+        kafka_secured.grant("alice", resource, name.format(app=app, topic=topic), *operations, prefix=prefix)
+    asyncio.run(whole_life(KafkaLog(config), app, topic))
