@@ -35,6 +35,7 @@ class TopicSpec:
 
     retention_ms, retention_bytes: None keeps everything.  compact: keep the last record of each key.
     location: URL of the foreign log that holds it; "" for the app's own.
+    owner: of internal kinds, the app that writes and reads it.
     """
 
     name: str
@@ -44,6 +45,7 @@ class TopicSpec:
     retention_bytes: int | None = None
     compact: bool = False
     location: str = ""
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ Scenario = Callable[[Log], Awaitable[T]]
 ORDERS = TopicPartition("orders", 0)
 OTHERS = TopicPartition("orders", 1)
 COUNTS = TopicPartition("counts", 0)
-TOPICS = [TopicSpec("orders", partitions=2), TopicSpec("counts", kind="changelog", compact=True)]
+TOPICS = [TopicSpec("orders", partitions=2), TopicSpec("counts", kind="changelog", compact=True, owner="app")]
 
 # Generous: how long a log may take to do what it was asked for, never how long a test takes.
 PATIENCE_S = 30.0

@@ -1,0 +1,251 @@
+"""Reading partitions: an ephemeral consumer for each, with a pull or two under way.
+
+What must live here: consumers, positions, what an answer means.  What must not: the form of messages (``messages``).
+
+    fetch() ──▶ open what isn't open: bounds, identity, consumer ──▶ hand out what has arrived ──▶ pull more ──▶ wait
+                        ▲                                                        │
+                        └──── a gap in the consumer's numbers, no answer, gone ◀─┘   opened anew at the position
+
+Positions aren't the server's business: a consumer acknowledges nothing and may vanish at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from streams.connectors.jetstream.api import Api, ApiError
+from streams.connectors.jetstream.client import Message, Subscription, publication
+from streams.connectors.jetstream.messages import BLOCK_PLACES, record_of, records_of_block
+from streams.connectors.jetstream.topics import Place, Topics
+from streams.core.record import Fetched, Headers, Position, Positions, Records, TopicPartition
+from streams.errors import DataError, PositionLost, TopicRecreated
+
+__all__ = ["JetStreamReader"]
+
+NS = 1_000_000_000
+PULL_RECORDS, PULL_BLOCKS = 500, 16
+PULL_BYTES = 512 * 1024
+EXPIRES_S = 5.0
+SILENCE_S = 2.0
+"""How much longer than a pull lives its end may take to arrive."""
+RETRY_S = 0.05
+PATIENCE_S = 20.0
+INACTIVE_S = 60.0
+
+
+@dataclass(slots=True)
+class _Partition:
+    """What is known of one partition.  position: of the next record to hand out."""
+
+    at: TopicPartition
+    position: int
+    place: Place | None = None
+    consumer: str = ""
+    inbox: str = ""
+    subscription: Subscription | None = None
+    expected: int = 1
+    asked: int = 0
+    asked_at: float = 0.0
+    broken: str = ""
+    end: int | None = None
+    waiting: list[tuple[int, int, Message]] = field(default_factory=list)
+
+
+class JetStreamReader:
+    """A ``Reader`` of fixed partitions."""
+
+    def __init__(self, api: Api, topics: Topics, positions: Positions) -> None:
+        self._api = api
+        self._topics = topics
+        self._partitions = {at: _Partition(at, position.offset()) for at, position in positions.items()}
+        self._arrived = asyncio.Event()
+        self._created: dict[str, str] = {}
+        self._closed = False
+
+    async def fetch(
+        self, partitions: Collection[TopicPartition], *, max_records: int, wait_s: float
+    ) -> Sequence[Fetched]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_s
+        while True:
+            self._arrived.clear()
+            for at in partitions:
+                await self._see_to(self._partitions[at])
+            found: list[Fetched] = []
+            for at in partitions:
+                batch = self._take(self._partitions[at], max_records)
+                if batch is not None:
+                    found.append(batch)
+            for at in partitions:
+                await self._pull(self._partitions[at])
+            if found:
+                return found
+            left = deadline - loop.time()
+            if left <= 0:
+                return []
+            try:
+                async with asyncio.timeout(min(left, 1.0)):
+                    await self._arrived.wait()
+            except TimeoutError:
+                continue
+
+    def ends(self) -> Positions:
+        return {at: Position.at(known.end) for at, known in self._partitions.items() if known.end is not None}
+
+    async def close(self) -> None:
+        self._closed = True
+        for each in self._partitions.values():
+            await self._drop(each)
+
+    # ── consumers ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _see_to(self, each: _Partition) -> None:
+        """Have a consumer that stands where the partition's buffer ends."""
+        now = asyncio.get_running_loop().time()
+        if each.subscription is not None and not each.broken:
+            if each.asked and now - each.asked_at > EXPIRES_S + SILENCE_S:
+                each.broken = "it doesn't answer"
+            else:
+                return
+        if each.waiting:
+            return  # first what has arrived
+        await self._drop(each)
+        await self._open(each)
+
+    async def _open(self, each: _Partition) -> None:
+        place = await self._topics.place(each.at)
+        bounds = (await self._topics.bounds([each.at]))[each.at]
+        start, end = bounds.start.offset(), bounds.end.offset()
+        known = self._created.setdefault(each.at.topic, place.created)
+        if known != place.created:
+            raise TopicRecreated(
+                f"{self._api.connection.url}: {each.at.topic} was deleted and created again while it was read; start again"
+            )
+        if each.position < start:
+            topic, number = each.at
+            raise PositionLost(topic=topic, partition=number, position=each.position, first=start)
+        if each.position > end:
+            raise DataError(
+                f"{self._api.connection.url}: {each.at}: the reader stands at {each.position} but the log ends at {end}: "
+                f"it lost its tail or was replaced; reset the reader, or bring the right log back"
+            )
+        each.place, each.end = place, end
+        each.inbox = self._api.connection.inbox()
+        each.subscription = await self._api.connection.subscribe(
+            each.inbox, lambda messages: self._receive(each, messages)
+        )
+        config: dict[str, Any] = {
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": max(1, place.seq(each.position)),
+            "ack_policy": "none",
+            "filter_subject": place.subject,
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": int(INACTIVE_S * NS),
+        }
+        try:
+            made = await self._api.call(
+                f"CONSUMER.CREATE.{place.stream}", {"stream_name": place.stream, "config": config}
+            )
+        except ApiError as error:
+            raise self._api.failure(error, f"reading {each.at}") from error
+        each.consumer, each.expected, each.asked, each.broken = made["name"], 1, 0, ""
+
+    async def _drop(self, each: _Partition) -> None:
+        subscription, each.subscription = each.subscription, None
+        if subscription is not None:
+            await subscription.close()
+        if each.consumer and each.place is not None and self._closed and self._api.connection.connected:
+            subject = f"$JS.API.CONSUMER.DELETE.{each.place.stream}.{each.consumer}"
+            await self._api.connection.write(publication(subject, b""))
+        each.consumer = ""
+
+    async def _pull(self, each: _Partition) -> None:
+        """Ask for more when little of what was asked for is still to come."""
+        place = each.place
+        if each.subscription is None or each.broken or place is None:
+            return
+        batch = PULL_BLOCKS if place.packed else PULL_RECORDS
+        if each.asked > batch // 2 or len(each.waiting) >= 2 * batch:
+            return
+        request = {"batch": batch, "max_bytes": PULL_BYTES, "expires": int(EXPIRES_S * NS)}
+        each.asked = batch
+        each.asked_at = asyncio.get_running_loop().time()
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{place.stream}.{each.consumer}"
+        await self._api.connection.write(publication(subject, msgspec.json.encode(request), each.inbox))
+
+    # ── answers ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _receive(self, each: _Partition, messages: list[Message]) -> None:
+        for message in messages:
+            if not message.reply.startswith(b"$JS.ACK."):
+                self._status(each, message)
+                continue
+            # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>; newer servers put
+            # the domain and the account in front.
+            seq, number, time_ns, pending = _numbers(message.reply.split(b"."))
+            if number != each.expected:
+                each.broken = each.broken or "a message is missing"
+                continue
+            each.expected += 1
+            each.asked = max(0, each.asked - 1)
+            each.waiting.append((seq, time_ns, message))
+            assert each.place is not None
+            each.end = max(each.end or 0, each.place.offset(seq + 1 + pending))
+        self._arrived.set()
+
+    def _status(self, each: _Partition, message: Message) -> None:
+        status = message.head[9:12]
+        if status in (b"408", b"404") or (status == b"409" and b"Max" in message.head):
+            each.asked = 0  # the pull is over; nothing is wrong
+        elif status == b"100":
+            return
+        else:
+            each.broken = message.head.split(b"\r\n")[0].decode(errors="replace")
+
+    def _take(self, each: _Partition, max_records: int) -> Fetched | None:
+        if not each.waiting or each.place is None:
+            return None
+        if each.place.packed:
+            return self._take_block(each)
+        taken, each.waiting = each.waiting[:max_records], each.waiting[max_records:]
+        rows = [record_of(message.head, message.payload, time_ns // 1_000_000) for _, time_ns, message in taken]
+        headers: list[Headers | None] = [row[3] for row in rows]
+        first, last = taken[0][0], taken[-1][0]
+        whole = last - first == len(taken) - 1
+        each.position = last + 1
+        return Fetched(
+            each.at,
+            range(first, last + 1) if whole else [seq for seq, _, _ in taken],
+            Records(
+                [row[0] for row in rows],
+                [row[1] for row in rows],
+                [row[2] for row in rows],
+                headers if any(headers) else None,
+            ),
+            each.position,
+        )
+
+    def _take_block(self, each: _Partition) -> Fetched:
+        assert each.place is not None
+        seq, _, message = each.waiting.pop(0)
+        records = records_of_block(message.payload, f"{self._api.connection.url}: {each.at}, message {seq}")
+        base = seq * BLOCK_PLACES
+        skip = max(0, each.position - base)
+        if skip:
+            headers = records.headers[skip:] if records.headers is not None else None
+            records = Records(records.keys[skip:], records.values[skip:], records.timestamps[skip:], headers)
+        each.position = base + BLOCK_PLACES
+        first = base + skip
+        return Fetched(each.at, range(first, first + len(records)), records, each.position)
+
+
+def _numbers(words: list[bytes]) -> tuple[int, int, int, int]:
+    """Stream sequence, consumer sequence, time and pending of an ack subject (ADR-15: 9 words, or 11 and more)."""
+    at = 5 if len(words) == 9 else 7
+    return int(words[at]), int(words[at + 1]), int(words[at + 2]), int(words[at + 3])
