@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -11,10 +11,10 @@ import pytest
 
 from streams import App
 from streams.connectors.memory.broker import MemoryBroker
-from streams.connectors.memory.log import MemoryLog
+from streams.connectors.memory.log import MemoryLog, MemoryReader
 from streams.core.log import Append
 from streams.core.membership import Assignment
-from streams.core.record import Records, TopicPartition
+from streams.core.record import Fetched, Positions, Records, TopicPartition
 from streams.errors import ConfigurationError
 from streams.runtime.driver import Phase
 from streams.runtime.status import Status
@@ -67,8 +67,8 @@ class Crew:
         self.stack = stack
         self.restored: list[int] = []
 
-    async def worker(self) -> tuple[Worker, Told, MemoryStores]:
-        log, told, stores = MemoryLog(self.broker), Told(), MemoryStores()
+    async def worker(self, log: MemoryLog | None = None) -> tuple[Worker, Told, MemoryStores]:
+        log, told, stores = log or MemoryLog(self.broker), Told(), MemoryStores()
         await log.open()
         worker = Worker(
             counting(),
@@ -174,6 +174,45 @@ def test_a_task_goes_back_and_forth_and_every_count_is_right() -> None:
             await until(lambda: counts(runs[2]).get("a", 0) == sent)  # noqa: B023
         for worker, _, _ in crews:
             worker.check()
+
+    play(story)
+
+
+class SlowLog(MemoryLog):
+    """Its changelogs are never read to their ends."""
+
+    def reader(self, positions: Positions) -> MemoryReader:
+        return (
+            SlowReader(self, positions)
+            if any("changelog" in at.topic for at in positions)
+            else super().reader(positions)
+        )
+
+
+class SlowReader(MemoryReader):
+    async def fetch(
+        self, partitions: Collection[TopicPartition], *, max_records: int, wait_s: float
+    ) -> Sequence[Fetched]:
+        await asyncio.sleep(wait_s)
+        return []
+
+
+def test_a_task_that_is_taken_away_while_its_store_is_restored_goes_at_once() -> None:
+    async def story(crew: Crew) -> None:
+        _, told_first, stores_first = await crew.worker()
+        told_first.tell([TASK])
+        await crew.send(["a"])
+        await until(lambda: counts(stores_first) == {"a": 1})
+        second, told_second, stores_second = await crew.worker(SlowLog(crew.broker))
+        told_first.tell()
+        told_second.tell([TASK])
+        await until(lambda: TASK in second.drivers and second.drivers[TASK].phase is Phase.RESTORING)
+        told_second.tell()
+        await until(lambda: told_second.held == frozenset())
+        assert stores_second.disks[TASK].owner is None, "its store is still open"
+        told_first.tell([TASK])
+        await crew.send(["a"])
+        await until(lambda: counts(stores_first) == {"a": 2})
 
     play(story)
 
