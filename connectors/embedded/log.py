@@ -178,6 +178,9 @@ class EmbeddedLog:
     def membership(self, group: str, member: Member, wanted: Wanted) -> Membership:
         return Alone(wanted)
 
+    async def members(self, group: str) -> Sequence[Member]:
+        return ()
+
     async def fence(self, task: TaskRef) -> EmbeddedTaskWriter:
         generation, checkpoint = await self._engine.fence(task.name)
         return EmbeddedTaskWriter(self._engine, task.name, generation, checkpoint)

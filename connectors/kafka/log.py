@@ -118,6 +118,11 @@ class KafkaLog:
             )
         return KafkaMembership(self._cluster, group, member, wanted)
 
+    async def members(self, group: str) -> Sequence[Member]:
+        from streams.connectors.kafka.group_roster import members_of
+
+        return await members_of(self._cluster, group)
+
     async def fence(self, task: TaskRef) -> KafkaTaskWriter:
         await self._ensure_slot(task)
         return await fence(self._cluster, self._offsets, task, self._check)

@@ -170,6 +170,9 @@ class MemoryLog:
     def membership(self, group: str, member: Member, wanted: Wanted) -> Membership:
         return Alone(wanted)
 
+    async def members(self, group: str) -> Sequence[Member]:
+        return ()
+
     async def fence(self, task: TaskRef) -> MemoryTaskWriter:
         self.check_open()
         return MemoryTaskWriter(self, task.name)

@@ -176,6 +176,11 @@ class Log(Source, Protocol):
         """A place among the workers of an app.  Nothing is sent before its assignments are asked for."""
         ...
 
+    async def members(self, group: str) -> Sequence[Member]:
+        """Who works in a group now, each as it introduced itself where that can be read: for tools.  One that has died
+        counts until its time is up.  Empty for a log that one process has for itself."""
+        ...
+
     async def fence(self, task: TaskRef) -> TaskWriter:
         """Take over ``task``: from the return on no former owner can commit."""
         ...

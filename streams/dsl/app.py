@@ -57,6 +57,8 @@ class App:
     agents to ask for their next event.
     cache_bytes: memory of a worker for decoded values of state, shared by all states; beyond it they are read again.
     state_dir: where stores of this machine lie; beside an embedded log by default.
+    standbys: how many other workers keep a copy of each task's state up to date, so that one of them takes over at
+    once when its worker is gone.  As many as there are workers for; none on a log of one process.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class App:
         barrier_timeout: Duration = "30s",
         state_dir: str | None = None,
         cache_bytes: int = 512 * 2**20,
+        standbys: int = 0,
     ) -> None:
         self.name = check_name(name, "an app")
         self.log_url = log
@@ -80,6 +83,8 @@ class App:
         self.guarantee: GuaranteeName = guarantee
         if partitions < 1 or version < 1:
             raise ConfigurationError("an app has at least one partition, and its version counts from 1")
+        if standbys < 0:
+            raise ConfigurationError(f"standbys={standbys}: give how many copies of each task's state to keep, or 0")
         self.partitions = partitions
         self.version = version
         self.commit_interval_ms = parse_duration_ms(commit_interval, "commit_interval")
@@ -87,6 +92,7 @@ class App:
         self.barrier_timeout_ms = parse_duration_ms(barrier_timeout, "barrier_timeout")
         self.state_dir = state_dir
         self.cache_bytes = cache_bytes
+        self.standbys = standbys
         self.graph = Graph(self.name)
         self.topics: dict[str, Topic[Any, Any]] = {}
         self.tables: dict[str, Table[Any, Any]] = {}

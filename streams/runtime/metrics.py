@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 LABELS = ("app", "task")
@@ -25,6 +27,7 @@ class Metrics:
         self.lost = self._counter("streams_lost", "Offsets given up by on_lost='earliest'.")
         self.restored = self._counter("streams_restored", "Offsets of changelogs read to restore stores.")
         self.lag = self._gauge("streams_lag_records", "Offsets between a task and the end of its inputs.")
+        self.standby_lag = self._gauge("streams_standby_lag_records", "Offsets between a standby and its changelogs.")
         self.watermark = self._gauge("streams_watermark_ms", "Event time that a task has reached.")
         self.commit_seconds = Histogram(
             "streams_commit_seconds",
@@ -39,6 +42,11 @@ class Metrics:
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(name, text, LABELS, registry=self.registry)
+
+    def forget_standby(self, task: str) -> None:
+        """The worker no longer follows a task: its last lag would look like one that doesn't shrink."""
+        with suppress(KeyError):  # it never came to look
+            self.standby_lag.remove(self.app, task)
 
     def of(self, metric: Counter, task: str, by: int) -> None:
         """Add to a counter of a task; nothing for 0, so that only what happened shows."""

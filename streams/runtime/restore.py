@@ -86,19 +86,26 @@ class Copy:
         """Bring what was taken into the store, as the work of ``checkpoint``: it must hold the commit of each record.
 
         Each state is one write, whose position is its own; a crash between two of them goes on where each stands.
+        Raises Overtaken when reading took so long that deletes may have been dropped before they were reached.
         """
+        self._check_age(about)
         for name in list(self.pending):
             self._load(about, checkpoint, name, self.pending.pop(name))
         self.entries = 0
 
     def finish(self, about: Restoration, checkpoint: Checkpoint, as_of_ms: int) -> None:
         """As ``load``, when everything that was committed by ``as_of_ms`` has been taken from every changelog."""
+        self._check_age(about)
         for name in self.positions:
             self.pending.setdefault(name, {})
         for name in list(self.pending)[:-1]:
             self._load(about, checkpoint, name, self.pending.pop(name))
         self.as_of_ms = as_of_ms  # only with the last: after a crash before it the others stand where they stood
         self.load(about, checkpoint)
+
+    def _check_age(self, about: Restoration) -> None:
+        if self.as_of_ms < oldest_as_of(about.log.limits.tombstones_kept_ms, about.clock.now_ms()):
+            raise Overtaken("it is too old to know of every delete in its changelogs")
 
     def check_floor(self, about: Restoration, name: str, before: Position) -> None:
         """Called when a batch was read from ``before`` on.  Raises Overtaken."""
@@ -128,19 +135,21 @@ def set_aside(about: Restoration, why: str) -> None:
     about.stores.set_aside(about.task)
 
 
-def open_copy(about: Restoration, bounds: Mapping[TopicPartition, Bounds]) -> tuple[Copy, Mapping[str, Position]]:
+def open_copy(
+    about: Restoration, bounds: Mapping[TopicPartition, Bounds], asked_ms: int
+) -> tuple[Copy, Mapping[str, Position]]:
     """Open the store if it may go on from where it stands, else a new one; and where to read each changelog from.
 
-    ``bounds`` of the changelogs were asked for before this is called.  The caller closes the store.
+    ``bounds`` of the changelogs were asked for at ``asked_ms``.  The caller closes the store.
     """
-    log, now_ms = about.log, about.clock.now_ms()
+    log = about.log
     facts = {
         name: ChangelogFacts(bounds[at].start, bounds[at].end, log.compaction_floor(at), about.identities[name])
         for name, at in about.changelogs.items()
     }
     store = about.stores.open(about.task)
     try:
-        oldest_ms = oldest_as_of(log.limits.tombstones_kept_ms, now_ms)
+        oldest_ms = oldest_as_of(log.limits.tombstones_kept_ms, asked_ms)
         decision = resolve_recovery(store.state, about.checkpoint, facts, oldest_as_of_ms=oldest_ms)
         if isinstance(decision, Rebuild) and decision.why is not None:
             store.close()
@@ -151,7 +160,9 @@ def open_copy(about: Restoration, bounds: Mapping[TopicPartition, Bounds]) -> tu
         since = {} if isinstance(decision, Resume) else decision.since
         positions = {name: since.get(name, stands.get(name, START)) for name in about.changelogs}
         floors = {name: each.compaction_floor for name, each in facts.items()}
-        return Copy(store, positions, floors, known.as_of_ms if known is not None else now_ms), since
+        # What it has of a changelog may be all of it, or nothing: in both cases it has missed nothing up to now.
+        behind = known is not None and any(name in stands for name in since)
+        return Copy(store, positions, floors, known.as_of_ms if known is not None and behind else asked_ms), since
     except BaseException:
         store.close()
         raise
@@ -169,7 +180,7 @@ async def restore(about: Restoration) -> Store:
 async def _restore(about: Restoration) -> Store:
     began_ms = about.clock.now_ms()
     bounds = await about.log.bounds(list(about.changelogs.values()))
-    copy, since = open_copy(about, bounds)
+    copy, since = open_copy(about, bounds, began_ms)
     try:
         ends = {name: bounds[about.changelogs[name]].end for name in since}
         total = sum(since[name].distance(end) for name, end in ends.items())

@@ -259,7 +259,7 @@ class Worker:
         """Let go of what was taken away, and only then take up what was given."""
         gone = [task for task in self._running if task not in assignment.active]
         for task in gone:
-            self._at_work(task).stop()
+            self._stop(task)
         await self.standbys.keep(assignment.standby)
         for task in gone:
             await asyncio.wait({self._running.pop(task)})
@@ -272,6 +272,12 @@ class Worker:
             return Standby(services, *self.blueprint.subtopology_of_task(task), self._refs[task], self._report)
 
         self.standbys.take_up(assignment.standby, standby)
+
+    def _stop(self, task: str) -> None:
+        self._at_work(task).stop()
+        driver = self.drivers.get(task)
+        if driver is not None and driver.phase in (Phase.CLAIMING, Phase.RESTORING):
+            self._running[task].cancel()  # it has nothing to commit yet, and its next owner would wait for the restore
 
     def _at_work(self, task: str) -> Driver | Delivery | Ticker:
         if task == self.blueprint.ticker:
@@ -321,11 +327,8 @@ class Worker:
                 task.cancel()
                 await asyncio.wait({task})
         await self.standbys.keep(())
-        for name, running in self._running.items():
-            self._at_work(name).stop()
-            driver = self.drivers.get(name)
-            if driver is not None and driver.phase in (Phase.CLAIMING, Phase.RESTORING):
-                running.cancel()  # it has nothing to commit yet
+        for name in self._running:
+            self._stop(name)
         if self._running:
             _, slow = await asyncio.wait(self._running.values(), timeout=self._shutdown_timeout_s)
             for task in slow:

@@ -303,6 +303,9 @@ class SimLog:
         """Alone; a simulated cluster gives its workers places of its own."""
         return Alone(wanted)
 
+    async def members(self, group: str) -> Sequence[Member]:
+        return ()
+
     async def fence(self, task: TaskRef) -> SimWriter:
         name = task.name
         generation, checkpoint = await self._call(f"fence {name}", lambda: self.network.server.fence(name))
