@@ -115,9 +115,10 @@ class JetStreamLog:
     async def append(self, appends: Sequence[Append]) -> Positions:
         self._check(Commit(b"", appends))
         ends: dict[TopicPartition, Position] = {}
+        places = {append.partition: await self._topics.place(append.partition) for append in appends}
         for append in appends:
             at, records = append.partition, append.records
-            place = await self._topics.place(at)
+            place = places[at]
             if place.packed:
                 messages = [(place.subject, (), payload) for _, payload in blocks_of(records)]
             else:
