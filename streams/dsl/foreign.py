@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from streams.core.log import TaskRef, TopicSpec
+from streams.core.urls import without_secrets
 from streams.errors import ConfigurationError
 
 
@@ -41,5 +42,7 @@ def split_location(name: str) -> tuple[str, str]:
         return "", name
     location, slash, topic = name.rpartition("/")
     if not slash or not topic or location.endswith((":", "/")):
-        raise ConfigurationError(f"{name!r} names no topic; write <log>/<topic>, as in embedded:./plant/readings")
+        raise ConfigurationError(
+            f"{without_secrets(name)!r} names no topic; write <log>/<topic>, as in embedded:./plant/readings"
+        )
     return location, topic

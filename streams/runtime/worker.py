@@ -35,6 +35,7 @@ from streams.dsl.timer import Timer
 from streams.errors import LogUnavailable, RetryableError, StreamsError, TopicMismatch
 from streams.runtime.clock import Clock
 from streams.runtime.delivery import Delivery
+from streams.runtime.draw import place_of
 from streams.runtime.driver import Driver, DriverFactory, Phase, Services
 from streams.runtime.metrics import Metrics
 from streams.runtime.peers import PeerReads
@@ -152,16 +153,16 @@ class Worker:
             log = self._foreign[spec.name] = opened[spec.location]
             if spec.name in self.app.outboxes:
                 await log.create_topics([replace(spec, location="")])
-                require(self.app.guarantee, f"{spec.location}/{spec.name}", derive_sink(LogSink(log).capabilities))
+                require(self.app.guarantee, place_of(spec), derive_sink(LogSink(log).capabilities))
             else:
                 await self._check_source(log, spec)
 
     async def _check_source(self, log: Log, spec: TopicSpec) -> None:
-        require(self.app.guarantee, f"{spec.location}/{spec.name}", derive_source(log.capabilities))
+        require(self.app.guarantee, place_of(spec), derive_source(log.capabilities))
         info = (await log.topics([spec.name])).get(spec.name)
         if info is not None and info.spec.partitions != spec.partitions:
             raise TopicMismatch(
-                f"{spec.location}/{spec.name} has {info.spec.partitions} partitions and the app declares "
+                f"{place_of(spec)} has {info.spec.partitions} partitions and the app declares "
                 f"{spec.partitions}; give app.topic partitions={info.spec.partitions}"
             )
 
