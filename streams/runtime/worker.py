@@ -37,6 +37,7 @@ from streams.runtime.clock import Clock
 from streams.runtime.delivery import Delivery
 from streams.runtime.draw import place_of
 from streams.runtime.driver import Driver, DriverFactory, Phase, Services
+from streams.runtime.existing import build_on
 from streams.runtime.metrics import Metrics
 from streams.runtime.peers import PeerReads
 from streams.runtime.places import is_shared
@@ -144,13 +145,17 @@ class Worker:
                 await log.close()
 
     async def _open_foreign(self) -> None:
-        """Open the other logs that the app reads or delivers to, and check the guarantee of each edge."""
+        """Open the other logs that the app reads or delivers to."""
         opened: dict[str, Log] = {}
         for spec in self.blueprint.foreign_topics:
             if spec.location not in opened:
                 opened[spec.location] = self._connect(spec.location)
                 await opened[spec.location].open()
-            log = self._foreign[spec.name] = opened[spec.location]
+            self._foreign[spec.name] = opened[spec.location]
+
+    async def _check_foreign(self) -> None:
+        for spec in self.blueprint.foreign_topics:
+            log = self._foreign[spec.name]
             if spec.name in self.app.outboxes:
                 await log.create_topics([replace(spec, location="")])
                 require(self.app.guarantee, place_of(spec), derive_sink(LogSink(log).capabilities))
@@ -179,6 +184,8 @@ class Worker:
     async def _prepare(self) -> None:
         """Everything that is checked and made on the log before a task may run."""
         require(self.app.guarantee, f"app {self.app.name}", derive_commit(self.log.capabilities, self.app.guarantee))
+        self.blueprint = await build_on(self.app, self.log, self._foreign)
+        await self._check_foreign()
         control = control_ref(self.app.name)
         topics = [*self.blueprint.own_topics, *([self._replies] if self._replies is not None else [])]
         known = _topology(await self.log.checkpoint(control))
