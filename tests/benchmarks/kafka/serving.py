@@ -55,16 +55,19 @@ async def serving(run: Run, folder: Path) -> AsyncIterator[asyncio.subprocess.Pr
                 except TimeoutError:
                     process.kill()
                     await process.wait()
-        if ended is not None and ended != -signal.SIGKILL:
-            said.seek(0)
-            raise RuntimeError(f"{run.program} ended with status {ended}: {said.read()[-2000:]}")
+            elif ended != -signal.SIGKILL:
+                # Whatever failed here for want of it, this is why.
+                said.seek(0)
+                raise RuntimeError(f"{run.program} ended with status {ended}: {said.read()[-2000:]}")
 
 
 async def joined(where: Ground, group: str, members: int, tasks: int, timeout_s: float = START_TIMEOUT_S) -> None:
     """Wait until the group is stable and its members share the tasks evenly."""
-    wanted = [tasks // members] * members
-    async with where.admin() as admin, asyncio.timeout(timeout_s):
-        while await _shares(admin, group) != wanted:  # noqa: ASYNC110 - it is the broker's
+    deadline = time.monotonic() + timeout_s
+    async with where.admin() as admin:
+        while (shares := await _shares(admin, group)) != [tasks // members] * members:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"after {timeout_s:g} s the group's members have {shares} of {tasks} tasks")
             await asyncio.sleep(0.2)
 
 
