@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
+from aiokafka.protocol.group import LeaveGroupRequest
 
 from streams.connectors.kafka.cluster import GROUP, Cluster
 from streams.connectors.kafka.config import parse_url
@@ -520,6 +521,28 @@ def test_a_process_that_was_stopped_for_longer_than_its_session_first_drops_ever
         assert {*had, *again} <= {"x0", "x1", "x2", "x3"}
 
     play(scene, kafka.bootstrap, unique("app"), wanted(4))
+
+
+def test_a_worker_that_was_out_and_is_in_again_hears_of_both(kafka: KafkaBroker, unique: Callable[[str], str]) -> None:
+    async def scene(board: Board) -> None:
+        wire = await board.wire()
+        membership = KafkaMembership(wire, board.group, Member(), board.ask, heartbeat_interval_ms=BEAT_MS)
+        assignments = membership.assignments()
+        given = await anext(assignments)
+        async with admin.admin(kafka.client) as client:
+            (response,) = await client.describe_consumer_groups([board.group])
+        ((_, _, _, _, _, ((member_id, *_),), *_),) = response.groups
+        joins = wire.sent["JoinGroupRequest"]
+        await wire.send(wire.any_node(), LeaveGroupRequest(board.group, member_id))
+        await board.until(lambda: wire.sent["JoinGroupRequest"] > joins)
+        beats = wire.sent["HeartbeatRequest"]
+        await board.until(lambda: wire.sent["HeartbeatRequest"] > beats + 1)
+        assert await anext(assignments) == Assignment()
+        assert await anext(assignments) == given == Assignment(frozenset({"x0"}))
+        await membership.close()
+        await wire.close()
+
+    play(scene, kafka.bootstrap, unique("app"), wanted(1))
 
 
 def test_a_restart_of_the_coordinator_takes_no_task_from_anybody(kafka_own: KafkaBroker) -> None:
