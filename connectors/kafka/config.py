@@ -127,7 +127,7 @@ class KafkaConfig:
     fetch_partition_max_bytes: int = 2**20
     fetch_max_wait_ms: int = 500
     session_timeout_ms: int = 10_000
-    heartbeat_interval_ms: int = 3_000
+    heartbeat_interval_ms: int = 1_000
     transaction_timeout_ms: int = 15_000
     connect_timeout_ms: int = 5_000
     request_timeout_ms: int = 30_000
