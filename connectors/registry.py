@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from typing import cast
 
 from streams.core.log import Log
+from streams.core.urls import without_secrets
 from streams.errors import ConfigurationError
 
 ENTRY_POINTS = "streams.logs"
@@ -50,5 +51,6 @@ def open_log(url: str) -> Log:
     for found in entry_points(group=ENTRY_POINTS, name=scheme):
         return cast(Log, found.load()(url))
     raise ConfigurationError(
-        f"log {url!r}: nothing is known about {scheme!r}; use embedded:<folder>, as in --log embedded:./data, or kafka://<host>:<port>"
+        f"log {without_secrets(url)!r}: nothing is known about {scheme!r}; use embedded:<folder>, as in "
+        f"--log embedded:./data, or kafka://<host>:<port>"
     )

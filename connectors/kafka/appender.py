@@ -9,14 +9,14 @@ The records of one append and partition are one write, in order; appends to seve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from streams.connectors.kafka.producer import Session, open_session, position_behind
+from streams.connectors.kafka.producer import Runs, Session, open_session, position_behind
 from streams.core.log import Append
 from streams.core.record import Positions, Records, TopicPartition
-from streams.errors import CommitUnknown, LogUnavailable, StreamsError
+from streams.errors import CommitUnknown, ConfigurationError, DataError, LogUnavailable
 
 if TYPE_CHECKING:
     from streams.connectors.kafka.cluster import Cluster
@@ -43,8 +43,10 @@ class Appender:
 
     async def append(self, appends: Sequence[Append]) -> Positions:
         """Store the records; the position behind the last one of each partition.  Errors as of ``Log.append``."""
-        # A topic that doesn't exist is this caller's error, not that of those it shares a write with.
-        await self._cluster.leaders({append.partition for append in appends})
+        # A topic that doesn't exist is waited for by this caller, not by those it would share a write with.
+        unheard = {append.partition for append in appends if self._cluster.topic_id(append.partition.topic) is None}
+        if unheard:
+            await self._cluster.leaders(unheard)
         waiting = _Waiting(appends, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         if self._writing is None:
@@ -72,7 +74,8 @@ class Appender:
         finally:
             self._writing = None
 
-    async def _write_group(self, group: list[_Waiting]) -> None:
+    async def _write_group(self, group: Sequence[_Waiting]) -> None:
+        """Write for all of them at once; if that fails by what is wrong with one of them, for each by itself."""
         parts: dict[TopicPartition, Records] = {}
         behind: list[dict[TopicPartition, int]] = []
         for waiting in group:
@@ -82,25 +85,65 @@ class Appender:
                     parts.setdefault(append.partition, Records()).extend(append.records)
                     mine[append.partition] = len(parts[append.partition])
             behind.append(mine)
+        runs: dict[TopicPartition, Runs] = {}
         try:
             if self._session is None:
                 self._session = await open_session(self._cluster, self._lane)
-            runs = await self._session.produce(parts, patience_s=self._patience_s)
+            await self._session.produce(parts, patience_s=self._patience_s, runs=runs)
         except asyncio.CancelledError:
             self._fail(group, CommitUnknown(f"{self._cluster.url}: the log was closed while it wrote"))
             raise
-        except StreamsError as error:
+        except Exception as error:  # each of them is told, and raises it
+            uncertain = self._session.uncertain if self._session is not None else {}
             self._session = None
-            # Of several partitions, and of several batches of one, some may be stored already.
-            several = len(parts) > 1 or not isinstance(error, LogUnavailable)
-            unknown = several and isinstance(error, LogUnavailable)
-            self._fail(group, CommitUnknown(str(error)) if unknown else error)
+            alone = self._settle(group, behind, runs, uncertain, error)
+            try:
+                while alone:
+                    await self._write_group([alone.pop(0)])
+            finally:
+                self._waiting[:0] = alone  # cut short by close, which tells them
             return
         for waiting, mine in zip(group, behind):
-            if not waiting.told.done():
-                waiting.told.set_result({at: position_behind(runs[at], count) for at, count in mine.items()})
+            _tell(waiting, {at: position_behind(runs[at], count) for at, count in mine.items()})
 
-    def _fail(self, group: list[_Waiting], error: StreamsError) -> None:
+    def _settle(
+        self,
+        group: Sequence[_Waiting],
+        behind: Sequence[Mapping[TopicPartition, int]],
+        runs: Mapping[TopicPartition, Runs],
+        uncertain: Mapping[TopicPartition, int],
+        error: Exception,
+    ) -> list[_Waiting]:
+        """Tell each what became of its own after an error.  Those to try by themselves: nothing of theirs is stored,
+        and what failed may have been another's.
+
+        behind: for each of the group, where its records end among those of a partition.
+        """
+        stored = {at: sum(count for _, count in held) for at, held in runs.items()}
+        begins: dict[TopicPartition, int] = {}
+        left: list[_Waiting] = []
+        for waiting, mine in zip(group, behind):
+            done = all(count <= stored.get(at, 0) for at, count in mine.items())
+            untouched = all(begins.get(at, 0) >= stored.get(at, 0) + uncertain.get(at, 0) for at in mine)
+            begins.update(mine)
+            if done:
+                _tell(waiting, {at: position_behind(runs[at], count) for at, count in mine.items()})
+            elif untouched and isinstance(error, LogUnavailable | CommitUnknown):
+                self._fail([waiting], LogUnavailable(f"{error}; nothing of this append is stored"))
+            elif untouched and len(group) > 1:
+                left.append(waiting)
+            elif untouched or isinstance(error, DataError | ConfigurationError):
+                self._fail([waiting], error)
+            else:
+                self._fail([waiting], CommitUnknown(f"{error}; some of this append may be stored"))
+        return left
+
+    def _fail(self, group: Sequence[_Waiting], error: Exception) -> None:
         for waiting in group:
             if not waiting.told.done():
                 waiting.told.set_exception(error)
+
+
+def _tell(waiting: _Waiting, positions: Positions) -> None:
+    if not waiting.told.done():  # its caller may have gone
+        waiting.told.set_result(positions)

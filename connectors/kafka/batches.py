@@ -79,12 +79,19 @@ def unpack(batch: DefaultRecordBatch, since: int) -> tuple[Sequence[int], Record
     if count:
         first, last = held[0].offset, held[-1].offset
         offsets = range(first, last + 1) if last - first == count - 1 else [each.offset for each in held]
-    headers: list[Headers | None] | None = None
-    if any(each.headers for each in held):
-        headers = [_headers(each.headers) for each in held]
-    return offsets, Records(
-        [each.key for each in held], [each.value for each in held], [each.timestamp for each in held], headers
-    )
+    keys: list[bytes | None] = []
+    values: list[bytes | None] = []
+    timestamps: list[int] = []
+    add_key, add_value, add_timestamp = keys.append, values.append, timestamps.append
+    with_headers = False
+    for each in held:  # one pass: the records are objects of C, whose fields are made when they are asked for
+        add_key(each.key)
+        add_value(each.value)
+        add_timestamp(each.timestamp)
+        if each.headers:
+            with_headers = True
+    headers = [_headers(each.headers) for each in held] if with_headers else None
+    return offsets, Records(keys, values, timestamps, headers)
 
 
 def _headers(found: Sequence[tuple[str, bytes | None]]) -> Headers | None:

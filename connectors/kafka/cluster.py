@@ -116,15 +116,15 @@ class Cluster:
 
     # ── requests ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def send(self, node: int, request: Any, lane: str = "") -> Any:
-        """The response of a broker.
+    async def send(self, node: int, request: Any, lane: str = "", *, answered: bool = True) -> Any:
+        """The response of a broker; None for a request that is never ``answered`` (producing with acks=0).
 
         Raises LogUnavailable when there is none, and ConfigurationError for a broker that is too old.  Whether the
         request was carried out is then not known.
         """
         connection = await self._connection(node, lane)
         try:
-            return await connection.send(request)
+            return await connection.send(request, expect_response=answered)
         except (NotImplementedError, IncompatibleBrokerVersion) as error:
             raise ConfigurationError(
                 f"{self.url}: the broker is too old for {type(request).__name__} ({error}); 2.8 or later is needed"

@@ -25,8 +25,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import quote, unquote
 
+from streams.core.urls import pairs_of, quoted, without_secrets
 from streams.errors import ConfigurationError
 
 __all__ = ["ENVIRONMENT", "KafkaConfig", "Secret", "parse_url", "safe_url", "warn_if_open"]
@@ -126,7 +127,7 @@ class KafkaConfig:
     fetch_partition_max_bytes: int = 2**20
     fetch_max_wait_ms: int = 500
     session_timeout_ms: int = 10_000
-    heartbeat_interval_ms: int = 3_000
+    heartbeat_interval_ms: int = 1_000
     transaction_timeout_ms: int = 15_000
     connect_timeout_ms: int = 5_000
     request_timeout_ms: int = 30_000
@@ -219,7 +220,7 @@ def parse_url(url: str, environ: Mapping[str, str] | None = None) -> KafkaConfig
     location, _, query = rest.partition("?")
     userinfo, _, hosts = location.rpartition("@")
     servers = _servers(hosts, shown)
-    in_url = [*_userinfo(userinfo), *_pairs(query)]
+    in_url = [*_userinfo(userinfo), *pairs_of(query)]
     for number, (name, _) in enumerate(in_url):
         if name not in _TYPES and "@" in query and not userinfo:
             raise ConfigurationError(f"{shown}: an @ stands behind the question mark; {_ENCODE}")
@@ -242,25 +243,11 @@ def parse_url(url: str, environ: Mapping[str, str] | None = None) -> KafkaConfig
 
 def safe_url(url: str) -> str:
     """``url`` without its secrets, whatever it looks like: for messages about a URL that can't be parsed."""
-    head, slashes, rest = url.partition("://" if "://" in url else ":")
-    location, mark, query = rest.partition("?")
-    userinfo, at, hosts = location.rpartition("@")
-    # Where a password with a bare ? or / was cut in two, its first half looks like a port.
-    cut = r":(?![^\[]*\]).*" if "@" in query and not at else r":(?!\d+$|[^\[]*\]).*"
-    brokers = [re.sub(cut, ":***", one) for one in hosts.partition("/")[0].split(",")]
-    kept = [f"{name}={_as_text(text)}" for name, text in _pairs(query) if name in _TYPES and name not in _SECRETS]
-    return (
-        head + slashes + userinfo.partition(":")[0] + at + ",".join(brokers) + (mark if kept else "") + "&".join(kept)
-    )
+    return without_secrets(url, lambda name: name in _TYPES and name not in _SECRETS)
 
 
 def _as_text(value: object) -> str:
-    return quote(str(value).lower() if isinstance(value, bool) else str(value), safe="/:.,_-")
-
-
-def _pairs(query: str) -> list[tuple[str, str]]:
-    # A plus is itself: read as a space it would change a password in silence.
-    return parse_qsl(query.replace("+", "%2B"), keep_blank_values=True)
+    return quoted(str(value).lower() if isinstance(value, bool) else str(value))
 
 
 def _userinfo(text: str) -> Iterator[tuple[str, str]]:

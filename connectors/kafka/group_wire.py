@@ -29,6 +29,7 @@ from streams.errors import LogCorrupt
 __all__ = [
     "PROTOCOL",
     "PROTOCOL_TYPE",
+    "REFUSALS",
     "UNREAD",
     "GroupCode",
     "HeartbeatRequest",
@@ -60,6 +61,19 @@ class GroupCode:
     MEMBER_ID_REQUIRED = 79
     GROUP_MAX_SIZE_REACHED = 81
     FENCED_INSTANCE_ID = 82
+
+
+REFUSALS = {
+    GroupCode.FENCED_INSTANCE_ID: "another worker has come under the name {name!r}; give each worker its own name",
+    GroupCode.INVALID_SESSION_TIMEOUT: "session_timeout_ms={session_ms} isn't within group.min.session.timeout.ms and "
+    "group.max.session.timeout.ms of the brokers; change one or the other",
+    GroupCode.INCONSISTENT_GROUP_PROTOCOL: "other consumers than workers of an app are in this group; stop them, or "
+    "give the app another name",
+    GroupCode.INVALID_GROUP_ID: "the brokers don't take this for the name of a group; give the app another name",
+    GroupCode.GROUP_MAX_SIZE_REACHED: "the group has as many members as group.max.size of the brokers allows; raise "
+    "that, or run fewer workers",
+}
+"""Codes that end a membership: what a person has to change."""
 
 
 class Words(msgspec.Struct, frozen=True):

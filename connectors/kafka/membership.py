@@ -46,6 +46,7 @@ from streams.connectors.kafka.group_leader import SAME_RELEASE, divide
 from streams.connectors.kafka.group_wire import (
     PROTOCOL,
     PROTOCOL_TYPE,
+    REFUSALS,
     UNREAD,
     GroupCode,
     HeartbeatRequest,
@@ -68,15 +69,17 @@ NEWS_INTERVAL_S = 1.0
 """Between two rounds that one member asks for: warm-ups that are ready one after the other share a round."""
 PAUSE_S = 0.1
 LONGEST_PAUSE_S = 1.0
+WORTH_A_LINE = 4
+"""Attempts that fail before a person is told: a coordinator that moves, or loads its groups, is back before."""
 LEAVE_TIMEOUT_S = 5.0
 
 
 class KafkaMembership:
     """Membership in the consumer group ``group``.  Used from one event loop; its requests have a lane of their own.
 
-    session_timeout_ms: a worker that isn't heard of for so long loses its tasks.  heartbeat_interval_ms: how often it is
-    heard of, and how soon it hears that others have come or gone.  By default both as in the cluster's configuration.  rebalance_timeout_ms: how long the coordinator waits
-    for a living member to join again; each does at its next heartbeat, so the session time-out is enough.
+    session_timeout_ms: a worker that isn't heard of for so long loses its tasks.  heartbeat_interval_ms: how often it
+    is heard of, and how soon it hears that others have come or gone.  By default both as the cluster's configuration
+    has them.
     """
 
     def __init__(
@@ -88,7 +91,6 @@ class KafkaMembership:
         *,
         session_timeout_ms: int | None = None,
         heartbeat_interval_ms: int | None = None,
-        rebalance_timeout_ms: int | None = None,
     ) -> None:
         config = cluster.config
         self._cluster = cluster
@@ -97,8 +99,10 @@ class KafkaMembership:
         self._wanted = wanted
         self._session_ms = session_timeout_ms or config.session_timeout_ms
         self._beat_s = (heartbeat_interval_ms or min(config.heartbeat_interval_ms, self._session_ms // 3)) / 1000
-        self._rebalance_ms = rebalance_timeout_ms or self._session_ms
-        self._instance = member.name or None
+        # How long the coordinator waits for members to join again: each living one does at its next heartbeat.
+        self._rebalance_ms = self._session_ms
+        # aiokafka declares it a string; null says that the member is not a static one.
+        self._instance: Any = member.name or None
         self._lane = cluster.lane(f"membership {group}")
 
         # What this worker has said to us.
@@ -131,6 +135,7 @@ class KafkaMembership:
         self._was_out = False
         self._changed = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
+        self._closed = False
 
     # ── Membership ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -143,6 +148,8 @@ class KafkaMembership:
         for good: its name is taken, it isn't allowed, its time-outs are out of bounds.
         """
         assert self._runner is None, "a membership is followed once"
+        if self._closed:
+            return
         self._runner = asyncio.create_task(self._run(), name=f"membership {self._group}")
         self._runner.add_done_callback(lambda _: self._changed.set())
         while True:
@@ -173,6 +180,7 @@ class KafkaMembership:
     async def close(self) -> None:
         """End the membership, and leave the group unless this worker has a name.  Raises nothing: a member that
         couldn't leave is missed after the session time-out."""
+        self._closed = True
         if self._runner is not None:
             self._runner.cancel()
             await asyncio.wait({self._runner})
@@ -232,9 +240,9 @@ class KafkaMembership:
             except LogUnavailable as error:
                 self._node = None
                 self._cluster.drop(self._lane)
-                if self._failures == 0:
-                    logger.warning("group %s: %s; trying again", self._group, error)
                 self._failures += 1
+                if self._failures == WORTH_A_LINE:
+                    logger.warning("%s; trying again", error)
                 await asyncio.sleep(min(LONGEST_PAUSE_S, PAUSE_S * self._failures))
 
     async def _join(self) -> None:
@@ -300,12 +308,15 @@ class KafkaMembership:
             async with asyncio.timeout(timeout_s):
                 response = await self._cluster.send(self._node, request, self._lane)
         except TimeoutError as error:
-            raise LogUnavailable(f"{self._cluster.url}: the group's coordinator doesn't answer") from error
+            raise LogUnavailable(f"{self._where}: the coordinator doesn't answer") from error
         return response
+
+    @property
+    def _where(self) -> str:
+        return f"{self._cluster.url}: group {self._group}"
 
     def _refused(self, code: int) -> bool:
         """Whether a request was refused; what is to be done then is next.  Raises for what can't be mended here."""
-        where = f"{self._cluster.url}: group {self._group}"
         if code == Code.NONE:
             return False
         if code in (GroupCode.REBALANCE_IN_PROGRESS, GroupCode.ILLEGAL_GENERATION):
@@ -314,13 +325,12 @@ class KafkaMembership:
             self._id = ""
             self._out("the group has gone on without it")
         elif code in COORDINATOR_MOVED:
-            raise LogUnavailable(f"{where}: {name_of(code)}")
-        elif code in _REFUSALS:
-            raise ConfigurationError(
-                f"{where}: {_REFUSALS[code].format(name=self._member.name, session_ms=self._session_ms)}"
-            )
+            raise LogUnavailable(f"{self._where}: {name_of(code)}")
+        elif code in REFUSALS:
+            why = REFUSALS[code].format(name=self._member.name, session_ms=self._session_ms)
+            raise ConfigurationError(f"{self._where}: {why}")
         else:
-            raise error_for(code, where)
+            raise error_for(code, self._where)
         return True
 
     # ── in and out ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -392,15 +402,3 @@ class KafkaMembership:
     def _now() -> float:
         # Not the loop's time: uvloop takes that once a turn, and the process may have been stopped since.
         return time.monotonic()
-
-
-_REFUSALS = {
-    GroupCode.FENCED_INSTANCE_ID: "another worker has come under the name {name!r}; give each worker its own name",
-    GroupCode.INVALID_SESSION_TIMEOUT: "session_timeout_ms={session_ms} isn't within group.min.session.timeout.ms and "
-    "group.max.session.timeout.ms of the brokers; change one or the other",
-    GroupCode.INCONSISTENT_GROUP_PROTOCOL: "other consumers than workers of an app are in this group; stop them, or "
-    "give the app another name",
-    GroupCode.INVALID_GROUP_ID: "the brokers don't take this for the name of a group; give the app another name",
-    GroupCode.GROUP_MAX_SIZE_REACHED: "the group has as many members as group.max.size of the brokers allows; raise "
-    "that, or run fewer workers",
-}

@@ -20,7 +20,7 @@ from streams.connectors.kafka.batches import COMPRESSION, NO_PRODUCER, pack
 from streams.connectors.kafka.cluster import TRANSACTION
 from streams.connectors.kafka.faults import COORDINATOR_MOVED, MOVED, Code, error_for, name_of
 from streams.core.record import Position, Records, TopicPartition
-from streams.errors import CommitUnknown, LogUnavailable
+from streams.errors import CommitUnknown, LogUnavailable, StreamsError
 
 if TYPE_CHECKING:
     from streams.connectors.kafka.cluster import Cluster
@@ -31,11 +31,20 @@ Runs = list[tuple[int, int]]
 """Where records came to lie: first offset and number of each batch.  Other producers' may lie between."""
 
 RETRY_S = 0.01
+AWAY_S = 0.1
+"""How long to wait while no broker answers at all."""
 RETRIED = MOVED | {
     Code.REQUEST_TIMED_OUT,
     Code.NOT_ENOUGH_REPLICAS,
     Code.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
 }
+NOT_STORED = {
+    Code.UNKNOWN_TOPIC_OR_PARTITION,
+    Code.NOT_ENOUGH_REPLICAS,
+    Code.OUT_OF_ORDER_SEQUENCE,
+    Code.UNKNOWN_PRODUCER_ID,
+}
+"""Said before a batch is stored, never after."""
 ACKS = {"all": -1, "1": 1, "0": 0}
 
 
@@ -56,6 +65,12 @@ class _Batch:
     uncertain: bool = False
 
 
+def _given_up(why: str, batches: Mapping[TopicPartition, _Batch]) -> StreamsError:
+    if any(batch.uncertain for batch in batches.values()):
+        return CommitUnknown(f"{why}; what was sent may be stored")
+    return LogUnavailable(why)
+
+
 class Session:
     """Sends records in the name of one producer.  Not to be used after an error."""
 
@@ -63,6 +78,7 @@ class Session:
         self, cluster: Cluster, lane: str, producer: tuple[int, int], transactional_id: str | None = None
     ) -> None:
         self.producer = producer
+        self.uncertain: dict[TopicPartition, int] = {}
         self._cluster = cluster
         self._lane = lane
         self._transactional_id = transactional_id
@@ -74,28 +90,59 @@ class Session:
         self._timeout_ms = config.request_timeout_ms
 
     async def produce(
-        self, parts: Mapping[TopicPartition, Records], *, patience_s: float
+        self,
+        parts: Mapping[TopicPartition, Records],
+        *,
+        patience_s: float,
+        runs: dict[TopicPartition, Runs] | None = None,
     ) -> dict[TopicPartition, Runs]:
         """Store the records of each partition, in order.  Where they came to lie.
 
         Waits for all replicas in sync.  What may pass is tried again for ``patience_s``.  Raises LogUnavailable (what
         was in hand isn't stored), CommitUnknown (it may be), Fenced, DataError, ConfigurationError.
+
+        After an error ``runs`` tells what is stored all the same, and ``uncertain`` how many records behind that may
+        be, by partition.  What lies behind these is not.
         """
+        runs = {} if runs is None else runs
+        batches: dict[TopicPartition, _Batch] = {}
+        try:
+            await self._produce(parts, batches, runs, patience_s)
+        finally:
+            self.uncertain = {at: batch.count for at, batch in batches.items() if batch.uncertain}
+        return runs
+
+    async def _produce(
+        self,
+        parts: Mapping[TopicPartition, Records],
+        batches: dict[TopicPartition, _Batch],
+        runs: dict[TopicPartition, Runs],
+        patience_s: float,
+    ) -> None:
+        """``batches``: those in hand, one of each partition."""
         waiting = {at: self._batches(at, records) for at, records in parts.items()}
-        batches = {at: batch for at, each in waiting.items() if (batch := next(each, None)) is not None}
-        runs: dict[TopicPartition, Runs] = {}
+        batches.update({at: batch for at, each in waiting.items() if (batch := next(each, None)) is not None})
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience_s
         anew = False
         while batches:
-            leaders = await self._cluster.leaders(batches.keys(), anew=anew)
+            try:
+                leaders = await self._cluster.leaders(batches.keys(), anew=anew)
+            except LogUnavailable as error:
+                if loop.time() > deadline:
+                    raise _given_up(str(error), batches) from error
+                anew = True
+                await asyncio.sleep(AWAY_S)
+                continue
             by_node: dict[int, list[_Batch]] = {}
             for at, batch in batches.items():
                 by_node.setdefault(leaders[at], []).append(batch)
             sent = await asyncio.gather(*(self._send(node, held) for node, held in by_node.items()))
             trouble: dict[TopicPartition, str] = {}
-            for stored, refused in sent:
+            failure: StreamsError | None = None
+            for stored, refused, failed in sent:
                 trouble.update(refused)
+                failure = failure or failed
                 for at, offset in stored.items():
                     runs.setdefault(at, []).append((offset, batches[at].count))
                     following = next(waiting[at], None)
@@ -103,16 +150,14 @@ class Session:
                         del batches[at]
                     else:
                         batches[at] = following
+            if failure is not None:
+                raise failure
             anew = bool(trouble)
             if trouble:
                 if loop.time() > deadline:
                     at, why = next(iter(trouble.items()))
-                    where = f"{self._cluster.url}: {at}: {why}"
-                    if any(batch.uncertain for batch in batches.values()):
-                        raise CommitUnknown(f"{where}; whether the records are stored isn't known")
-                    raise LogUnavailable(where)
+                    raise _given_up(f"{self._cluster.url}: {at}: {why}", batches)
                 await asyncio.sleep(RETRY_S)
-        return runs
 
     def _batches(self, at: TopicPartition, records: Records) -> Iterator[_Batch]:
         start = 0
@@ -133,22 +178,24 @@ class Session:
 
     async def _send(
         self, node: int, batches: list[_Batch]
-    ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, str]]:
-        """One request; the first offsets of what is stored, and why what may pass is not."""
+    ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, str], StreamsError | None]:
+        """One request; the first offsets of what is stored, why what may pass is not, and an error that won't pass."""
         topics: dict[str, list[tuple[int, bytes]]] = {}
         for batch in batches:
             topics.setdefault(batch.at.topic, []).append((batch.at.partition, batch.raw))
         request = ProduceRequest(self._transactional_id, self._acks, self._timeout_ms, list(topics.items()))
         stored: dict[TopicPartition, int] = {}
         refused: dict[TopicPartition, str] = {}
+        failure: StreamsError | None = None
+        uncertain = {batch.at for batch in batches if batch.uncertain}
+        for batch in batches:
+            batch.uncertain = True  # until an answer says otherwise, whatever happens
         try:
-            response = await self._cluster.send(node, request, self._lane)
+            response = await self._cluster.send(node, request, self._lane, answered=self._acks != 0)
         except LogUnavailable as error:
-            for batch in batches:
-                batch.uncertain = True
-            return {}, {batch.at: str(error) for batch in batches}
+            return {}, {batch.at: str(error).removeprefix(f"{self._cluster.url}: ") for batch in batches}, None
         if self._acks == 0:
-            return {batch.at: 0 for batch in batches}, {}
+            return {batch.at: 0 for batch in batches}, {}, None
         held = {batch.at: batch for batch in batches}
         for topic, partitions in response.topics:
             for number, code, offset, *_ in partitions:
@@ -156,13 +203,16 @@ class Session:
                 if code == Code.NONE:  # also for a batch that was sent again: with the offset it got at first
                     stored[at] = offset
                 elif code == Code.DUPLICATE_SEQUENCE:
-                    raise CommitUnknown(f"{self._cluster.url}: {at}: stored before, but nobody knows where")
+                    failure = CommitUnknown(f"{self._cluster.url}: {at}: stored before, but nobody knows where")
                 elif code in RETRIED:
-                    held[at].uncertain |= code in (Code.REQUEST_TIMED_OUT, Code.NOT_ENOUGH_REPLICAS_AFTER_APPEND)
+                    # One that ceases to lead says so even of what it has stored just before.
+                    held[at].uncertain = code not in NOT_STORED or at in uncertain
                     refused[at] = name_of(code)
                 else:
-                    raise error_for(code, f"{self._cluster.url}: {at}")
-        return stored, refused
+                    failure = error_for(code, f"{self._cluster.url}: {at}")
+                    refusal = code in NOT_STORED or not isinstance(failure, LogUnavailable)
+                    held[at].uncertain = not refusal or at in uncertain
+        return stored, refused, failure
 
 
 async def open_session(cluster: Cluster, lane: str, transactional_id: str | None = None) -> Session:

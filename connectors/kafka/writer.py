@@ -84,6 +84,7 @@ class KafkaTaskWriter:
         self._cluster = cluster
         self._task = task
         self._lane = lane
+        self._offsets_lane = f"{lane} offsets"
         self._session = session
         self._check = check
         self._where = f"{cluster.url}: commit of task {task.name}"
@@ -109,7 +110,8 @@ class KafkaTaskWriter:
 
     async def close(self) -> None:
         self._spent = True
-        self._cluster.drop(self._lane)
+        for lane in (self._lane, self._offsets_lane):
+            self._cluster.drop(lane)
 
     async def _transaction(
         self, appends: Sequence[Append], checkpoint: bytes | None, positions: Positions
@@ -186,7 +188,7 @@ class KafkaTaskWriter:
         while True:
             if self._group_coordinator is None:
                 self._group_coordinator = await self._cluster.coordinator(self._task.group, GROUP)
-            response = await self._cluster.send(self._group_coordinator, request, self._lane + " offsets")
+            response = await self._cluster.send(self._group_coordinator, request, self._offsets_lane)
             bad = [code for _, held in response.errors for _, code in held if code != Code.NONE]
             if not bad:
                 return
@@ -206,8 +208,7 @@ class KafkaTaskWriter:
         except LogUnavailable as error:
             raise CommitUnknown(f"{self._where}: no answer came; it may have been carried out ({error})") from error
         code = response.error_code
-        if code in COORDINATOR_MOVED or code == Code.CONCURRENT_TRANSACTIONS:
-            raise LogUnavailable(f"{self._where}: {name_of(code)}; nothing was stored")
+        # A coordinator that failed to replicate its decision says that it isn't available; the next one may find it.
         if code != Code.NONE:
             refused = error_for(code, self._where)
             raise refused if isinstance(refused, Fenced) else CommitUnknown(str(refused))

@@ -12,7 +12,9 @@ from streams.cli.output import json_line, print_columns
 from streams.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from streams.core.log import Log
     from streams.dsl.app import App
+    from streams.runtime.wire import AskRequest
 
 __all__ = ["agents"]
 
@@ -101,11 +103,37 @@ async def _ask(app: App, url: str, request: Any) -> Any:
     from streams.cli.access import reach
     from streams.cli.remote import RemoteLog
     from streams.cli.tables import check_holder
+    from streams.runtime.places import is_shared
 
     async with reach(url) as log:
+        if is_shared(url):
+            return await _ask_by_log(app, log, request)  # type: ignore[arg-type]
         if not isinstance(log, RemoteLog):
             raise ConfigurationError(
                 f"no worker runs app {app.name} on {url}, so nobody would answer; start it with `streams worker`"
             )
         await check_holder(app, log)
         return orjson.loads(await log.post("/agents/ask", request))
+
+
+async def _ask_by_log(app: App, log: Log, asked: AskRequest) -> Any:
+    """Put the request into the agent's inbox, as a worker does, and wait for the reply on the log."""
+    from streams.cli.workers import workers_of
+    from streams.runtime.clock import SystemClock
+    from streams.runtime.control import agent_of, request_of
+    from streams.runtime.replies import replies_topic
+    from streams.runtime.requests import Requests
+
+    agent = agent_of(app.agents, asked.agent)
+    key, value = request_of(agent, asked)
+    if await workers_of(app, log) is None:
+        raise ConfigurationError(
+            f"no worker runs app {app.name} on {log.url}, so nobody would answer; start it with `streams worker`"
+        )
+    requests = Requests(log, SystemClock(), replies_topic(app.name))
+    try:
+        if not asked.wait:
+            return await requests.cast(agent, key, value)
+        return await requests.ask(agent, key, value, asked.timeout_ms)
+    finally:
+        await requests.close()

@@ -33,7 +33,7 @@ class Check(NamedTuple):
 
 
 def doctor(log: LogOption = None, json: AsJson = False) -> int:
-    """Check Python, packages, the folder of the log, disk and limits."""
+    """Check Python, packages, the log, its folder, disk and limits."""
     checks = list(_checks(log_url_of(log)))
     if json:
         json_line([check._asdict() for check in checks])
@@ -75,7 +75,7 @@ def _log(url: str) -> Iterator[Check]:
         yield Check("log", "fail", str(error))
         return
     if not url.startswith("embedded:"):
-        yield Check("log", "ok", url)
+        yield _answers(url)
         return
     folder = Path(parse_url(url).path).absolute()
     try:
@@ -90,6 +90,30 @@ def _log(url: str) -> Iterator[Check]:
     yield _writable(folder, nearest)
     if nearest.is_dir():
         yield _free_disk(nearest)
+
+
+def _answers(url: str) -> Check:
+    """Whether the log's servers let us in."""
+    import asyncio
+    import time
+
+    from streams.connectors.registry import open_log
+    from streams.errors import StreamsError
+
+    async def try_it() -> str:
+        log = open_log(url)
+        began = time.monotonic()
+        try:
+            await log.open()
+            found = await log.topics()
+        finally:
+            await log.close()
+        return f"{log.url} answers, {len(found)} topics seen, in {(time.monotonic() - began) * 1000:.0f} ms"
+
+    try:
+        return Check("log", "ok", asyncio.run(try_it()))
+    except StreamsError as error:
+        return Check("log", "fail", str(error))
 
 
 def _writable(folder: Path, nearest: Path) -> Check:

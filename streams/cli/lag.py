@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from streams.cli.failures import report
 from streams.cli.options import AppOption, AsJson, LogOption
 from streams.cli.output import json_line, print_columns
+from streams.errors import StreamsError
 
 if TYPE_CHECKING:
+    from streams.cli.access import ToolLog
+    from streams.core.record import Bounds, TopicPartition
     from streams.dsl.app import App
 
 __all__ = ["lag"]
@@ -43,11 +47,21 @@ async def _lag(app: App, url: str) -> list[dict[str, Any]]:
     ]
     for outbox in blueprint.outboxes:
         inputs += [(task, TopicPartition(outbox.topic.name, number)) for number, task in enumerate(outbox.task_ids)]
+    wanted = [at for _, at in inputs]
     own = {spec.name for spec in blueprint.own_topics}
+    elsewhere: dict[str, set[str]] = {}
+    for spec in blueprint.foreign_topics:
+        elsewhere.setdefault(spec.location, set()).add(spec.name)
     rows: list[dict[str, Any]] = []
     async with reach(url) as log:
-        there = set(await log.topics(own))
-        bounds = await log.bounds([at for _, at in inputs if at.topic in there])
+        bounds = await _bounds(log, wanted, own)
+        for location, names in elsewhere.items():
+            if any(at.topic in names for at in wanted):
+                try:
+                    async with reach(location) as other:
+                        bounds |= await _bounds(other, wanted, names)
+                except StreamsError as error:  # the rest is worth showing
+                    report(error)
         refs = await task_refs_on(log, app.name)
         stored = {
             task: await log.checkpoint(refs[task]) if task in refs else None
@@ -68,3 +82,9 @@ async def _lag(app: App, url: str) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+async def _bounds(log: ToolLog, wanted: list[TopicPartition], names: set[str]) -> dict[TopicPartition, Bounds]:
+    """First and end of those partitions that are of these topics, where the log has them."""
+    there = {name: info.spec.partitions for name, info in (await log.topics(names)).items()}
+    return dict(await log.bounds([at for at in wanted if at.partition < there.get(at.topic, 0) and at.topic in names]))

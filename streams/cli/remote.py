@@ -19,7 +19,7 @@ from streams.core.record import Bounds, Fetched, Position, Positions, TopicParti
 from streams.errors import LogUnavailable, StreamsError
 from streams.runtime import wire
 
-__all__ = ["RemoteLog", "RemoteReader"]
+__all__ = ["RemoteLog", "RemoteReader", "raised"]
 
 TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=60)
 
@@ -88,7 +88,7 @@ class RemoteLog:
                 f"({type(error).__name__}); it may be stopping or busy: try again, or stop it"
             ) from error
         if response.status != 200:
-            raise _raised(body, response.status)
+            raise raised(body, response.status)
         return body
 
     # ── of Log ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -119,7 +119,7 @@ class RemoteLog:
         return partition_for(key, partitions)
 
 
-def _raised(body: bytes, status: int) -> StreamsError:
+def raised(body: bytes, status: int) -> StreamsError:
     """The error that the other side answered with, as the same class where its message is all it needs."""
     try:
         told = msgspec.json.decode(body, type=dict[str, str])

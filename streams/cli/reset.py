@@ -72,15 +72,18 @@ def reset(
 
 
 async def _reset(app: App, url: str, yes: bool) -> _Found:
+    from streams.cli.workers import refuse_while_workers_run
     from streams.connectors.registry import open_log
 
     _check_there(url)
     log = open_log(url)
-    await log.open()  # refused, with the holder's name, while a worker runs
+    await log.open()  # an embedded log refuses, with the holder's name, while a worker runs
     try:
+        await refuse_while_workers_run(app, log)
         found = await _find(app, log)
         if not yes:
-            _confirm(app, url, found)
+            _confirm(app, log.url, found)
+            await refuse_while_workers_run(app, log)
         await _remove(app, log, found)
         return found
     finally:
@@ -103,6 +106,7 @@ async def _find(app: App, log: Log) -> _Found:
     from streams.core.topology import TopologyRecord, control_ref, task_refs
     from streams.dsl.blueprint import changelog_topic
     from streams.runtime.process import state_directory
+    from streams.runtime.replies import replies_topic
 
     blueprint = app.build()
     stored = await log.checkpoint(control_ref(app.name))
@@ -112,6 +116,7 @@ async def _find(app: App, log: Log) -> _Found:
     tasks = {name: ref for record in records for name, ref in task_refs(record).items()}
     topics = {topic for record in records for topic in record.internal_topics}
     topics |= {changelog_topic(app.name, name) for record in records for name in record.stores}
+    topics.add(replies_topic(app.name).name)
     existing = await log.topics()
     held = [ref for _, ref in sorted(tasks.items()) if await log.checkpoint(ref) is not None]
     outputs = sorted({spec.name for node in app.graph.nodes for spec in node.writes if spec.kind == "user"})
@@ -149,6 +154,7 @@ async def _remove(app: App, log: Log, found: _Found) -> None:
 
     from streams.core.log import Commit
     from streams.core.topology import TopologyRecord, control_ref
+    from streams.runtime.places import every_place
 
     control = control_ref(app.name)
     record = app.build().record
@@ -166,5 +172,6 @@ async def _remove(app: App, log: Log, found: _Found) -> None:
     await _forget_deliveries(app, log)
     await log.delete_topics(found.topics)
     if found.stores is not None:
-        shutil.rmtree(found.stores)
+        with every_place(found.stores):
+            shutil.rmtree(found.stores)
     await log.forget([*found.tasks, control])

@@ -92,6 +92,7 @@ def _lines(key: bytes | None, separator: bytes | None) -> Iterator[Pair]:
 
 async def _send(url: str, name: str, pairs: Iterable[Pair], app: App | None, create: bool, partitions: int) -> int:
     from streams.cli.access import reach
+    from streams.cli.workers import kinds_on
     from streams.core.log import TopicSpec
 
     declared = app.topics.get(name) if app is not None else None
@@ -101,7 +102,8 @@ async def _send(url: str, name: str, pairs: Iterable[Pair], app: App | None, cre
             await log.create_topics([declared.spec])
         elif create:
             await log.create_topics([TopicSpec(name, partitions)])
-        spec = _spec_of(name, {each: info.spec for each, info in (await log.topics()).items()}, url)
+        specs = {each: info.spec for each, info in (await log.topics()).items()}
+        spec = _spec_of(name, specs, await kinds_on(log, list(specs), name if name in specs else ""), log.url)
         check = _checker(declared)
         for records in _batches(pairs, check):
             await log.append(_spread(spec, records, log.partition_for))
@@ -109,17 +111,17 @@ async def _send(url: str, name: str, pairs: Iterable[Pair], app: App | None, cre
     return sent
 
 
-def _spec_of(name: str, specs: dict[str, TopicSpec], url: str) -> TopicSpec:
+def _spec_of(name: str, specs: dict[str, TopicSpec], kinds: dict[str, str], url: str) -> TopicSpec:
     spec = specs.get(name)
     if spec is None:
-        known = ", ".join(sorted(each for each, held in specs.items() if held.kind == "user")) or "none yet"
+        known = ", ".join(sorted(each for each, held in specs.items() if kinds.get(each, held.kind) == "user"))
         raise ConfigurationError(
-            f"{url} has no topic {name!r} (its topics: {known}); --create makes it, or name the app with -A"
+            f"{url} has no topic {name!r} (its topics: {known or 'none yet'}); --create makes it, or name the app with "
+            f"-A"
         )
-    if spec.kind != "user":
-        raise ConfigurationError(
-            f"{name} is an internal topic ({spec.kind}) of an app; send to one of the app's own topics"
-        )
+    kind = kinds.get(name, spec.kind)
+    if kind != "user":
+        raise ConfigurationError(f"{name} is an internal topic ({kind}) of an app; send to one of the app's own topics")
     return spec
 
 

@@ -16,6 +16,7 @@ from streams.errors import ConfigurationError, LogUnavailable
 if TYPE_CHECKING:
     from streams.cli.access import ToolLog
     from streams.cli.remote import RemoteLog
+    from streams.cli.workers import Workers
     from streams.core.log import Log
     from streams.core.state import KeyedState
     from streams.dsl.app import App
@@ -35,7 +36,8 @@ def tables(
 ) -> None:
     """Show tables: their names, rows, or the value of one key.
 
-    While no worker runs, the stores of this machine are brought up to date from the log first.
+    The workers that run are asked. While none does, the stores of this machine are brought up to date from the log
+    first.
     """
     from streams.cli.load import load_app
 
@@ -58,23 +60,29 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
 
 
 async def _look(app: App, url: str, name: str | None, key: str | None, prefix: str, limit: int) -> Any:
-    from streams.cli.access import is_local, reach
+    from streams.cli.access import reach
+    from streams.cli.remote import RemoteLog
+    from streams.cli.workers import workers_of
+    from streams.runtime.places import is_shared
 
     if name is None:
         return sorted(app.views)
     async with reach(url) as log:
-        if is_local(log):
-            return await _local(app, log, name, key, prefix, limit)
-        return await _remote(app, log, name, key, prefix, limit)  # type: ignore[arg-type]
+        if isinstance(log, RemoteLog):
+            await check_holder(app, log)
+            return await _remote(log, name, key, prefix, limit)
+        workers = await workers_of(app, log) if is_shared(url) else None
+        if workers is not None:
+            return await _remote(workers, name, key, prefix, limit)
+        return await _local(app, log, name, key, prefix, limit)
 
 
-# ── through the worker ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── through a worker ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def _remote(app: App, log: RemoteLog, name: str, key: str | None, prefix: str, limit: int) -> Any:
+async def _remote(log: RemoteLog | Workers, name: str, key: str | None, prefix: str, limit: int) -> Any:
     import orjson
 
-    await check_holder(app, log)
     path = f"/tables/{quote(name, safe='')}"
     if key is not None:
         return orjson.loads(await log.get(f"{path}/{quote(key, safe='')}"))
@@ -121,10 +129,8 @@ async def _local(app: App, log: ToolLog, name: str, key: str | None, prefix: str
 async def _restored(app: App, log: Log, table: str, opened: ExitStack) -> TableReader:
     """The stores of the tasks that hold ``table``, as of the last commit.
 
-    Nobody else has the log, so the ends of the changelogs are final, as they are after a claim.
+    No worker runs, so the ends of the changelogs are final, as they are after a claim.
     """
-    from pathlib import Path
-
     from streams.cli.access import task_refs_on
     from streams.cli.progress import RestoreProgress
     from streams.core.checkpoint import decode_checkpoint
@@ -134,14 +140,14 @@ async def _restored(app: App, log: Log, table: str, opened: ExitStack) -> TableR
     from streams.core.store import StoreView, prefix_bytes
     from streams.dsl.blueprint import changelog_topic
     from streams.runtime.clock import SystemClock
-    from streams.runtime.process import state_directory
+    from streams.runtime.process import own_directory
     from streams.runtime.restore import Restoration, restore
     from streams.runtime.stores import RocksStores
     from streams.runtime.tables import OpenReads, TableReader
 
     blueprint = app.build()
     view = app.views.get(table)
-    stores = RocksStores(state_directory(app, log) or Path(".streams"))
+    stores = RocksStores(opened.enter_context(own_directory(app, log)))
     held: dict[str, KeyedState[Any]] = {}
     wanted = [each for each in blueprint.subtopologies if view is not None and view.state.name in each.states]
     topics = await log.topics()

@@ -91,12 +91,14 @@ async def _tail(url: str, topic: str, wanted: _Wanted, json: bool) -> None:
 
 async def _bounds(log: ToolLog, url: str, topic: str, partition: int | None) -> dict[TopicPartition, Bounds]:
     """First and end of the partitions to show.  Raises ConfigurationError where there is no such topic."""
+    from streams.cli.workers import kinds_on
     from streams.core.record import TopicPartition
 
     topics = await log.topics()
     if topic not in topics:
-        known = ", ".join(sorted(name for name, info in topics.items() if info.spec.kind == "user")) or "none yet"
-        raise ConfigurationError(f"{url} has no topic {topic!r}; its topics: {known}")
+        kinds = await kinds_on(log, list(topics))
+        known = ", ".join(sorted(each for each, info in topics.items() if kinds.get(each, info.spec.kind) == "user"))
+        raise ConfigurationError(f"{log.url} has no topic {topic!r}; its topics: {known or 'none yet'}")
     partitions = range(topics[topic].spec.partitions)
     if partition is not None and partition not in partitions:
         raise ConfigurationError(f"{topic} has the partitions 0 to {partitions[-1]}, not {partition}")

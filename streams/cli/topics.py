@@ -45,10 +45,12 @@ def topics(
 
 async def _topics(url: str) -> list[dict[str, Any]]:
     from streams.cli.access import reach
+    from streams.cli.workers import kinds_on
     from streams.core.record import TopicPartition
 
     async with reach(url) as log:
         infos = await log.topics()
+        kinds = await kinds_on(log, list(infos))
         bounds = await log.bounds(
             [TopicPartition(name, number) for name, info in infos.items() for number in range(info.spec.partitions)]
         )
@@ -58,7 +60,7 @@ async def _topics(url: str) -> list[dict[str, Any]]:
     return [
         {
             "topic": name,
-            "kind": info.spec.kind,
+            "kind": kinds.get(name, info.spec.kind),
             "partitions": info.spec.partitions,
             "offsets": held.get(name, 0),
             "retention_ms": info.spec.retention_ms,

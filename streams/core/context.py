@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from itertools import repeat
 from typing import Any
 
 from streams.core.batch import NEVER, Origin
@@ -121,7 +122,13 @@ class TaskContext:
             outputs.add(TopicPartition(topic, 0), keys, values, times, size_bytes=size)
             return
         own, partitioner = self.partition % count, self._partitioner
-        chosen = [own if key is None else partitioner(key, count) for key in keys]
+        if None in keys:
+            chosen = [own if key is None else partitioner(key, count) for key in keys]
+        else:
+            chosen = list(map(partitioner, keys, repeat(count)))  # type: ignore[arg-type]
+        if chosen and chosen.count(chosen[0]) == len(chosen):  # as always where the key stays the same
+            outputs.add(TopicPartition(topic, chosen[0]), keys, values, times, size_bytes=size)
+            return
         for partition in sorted(set(chosen)):
             rows = [row for row, of in enumerate(chosen) if of == partition]
             outputs.add(

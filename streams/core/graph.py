@@ -13,7 +13,7 @@ edit elsewhere leaves them alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, cast
 
@@ -140,11 +140,13 @@ class Graph:
     """All nodes of an app, in the order in which they were added; upstream comes before downstream.
 
     app: begins the name of each subtopology, and so of its tasks: two apps on one log must not meet.
+    known: topics as they are to be, by name, in place of what the nodes say: a count that nobody declared is the log's.
     """
 
     def __init__(self, app: str) -> None:
         self.app = app
         self.nodes: list[Node] = []
+        self.known: Mapping[str, TopicSpec] = {}
 
     def add(self, node: Node) -> None:
         self.nodes.append(node)
@@ -153,7 +155,8 @@ class Graph:
         """Every topic that a node reads or writes."""
         found: dict[str, TopicSpec] = {}
         for node in self.nodes:
-            for spec in (*node.writes, *((node.reads,) if node.reads is not None else ())):
+            for said in (*node.writes, *((node.reads,) if node.reads is not None else ())):
+                spec = self.known.get(said.name, said)
                 if found.setdefault(spec.name, spec) != spec:
                     raise TopologyError(
                         f"{node.name}: the topic {spec.name} is used as a {found[spec.name].kind} topic and as a "
@@ -161,8 +164,8 @@ class Graph:
                     )
         return found
 
-    def subtopologies(self) -> list[Subtopology]:
-        """The graph cut at its topics, sorted by name.  Raises TopologyError where it contradicts itself."""
+    def groups(self) -> list[list[Node]]:
+        """The graph cut at its topics: the nodes of each subtopology."""
         groups = _Groups(self.nodes)
         readers: dict[str, Node] = {}
         holders: dict[str, Node] = {}
@@ -173,7 +176,11 @@ class Graph:
                 groups.join(node, readers.setdefault(node.reads.name, node))
             for state in node.states:
                 groups.join(node, holders.setdefault(state.name, node))
-        return sorted((_subtopology(self.app, nodes) for nodes in groups.all()), key=lambda each: each.name)
+        return groups.all()
+
+    def subtopologies(self) -> list[Subtopology]:
+        """The subtopologies, sorted by name.  Raises TopologyError where the graph contradicts itself."""
+        return sorted((_subtopology(self, nodes) for nodes in self.groups()), key=lambda each: each.name)
 
     def upstream_tasks(self) -> dict[str, list[str]]:
         """For each repartition topic the tasks that write it, and so put their watermarks into it."""
@@ -186,8 +193,8 @@ class Graph:
         return {topic: sorted(set(tasks)) for topic, tasks in found.items()}
 
 
-def _subtopology(app: str, nodes: list[Node]) -> Subtopology:
-    topics = {node.reads.name: node.reads for node in nodes if node.reads is not None}
+def _subtopology(graph: Graph, nodes: list[Node]) -> Subtopology:
+    topics = {node.reads.name: graph.known.get(node.reads.name, node.reads) for node in nodes if node.reads is not None}
     sources = [cast(SourceNode, node) for node in nodes if node.reads is not None]
     if not sources:
         raise TopologyError(f"{nodes[0].name} has no source: nothing would ever reach it")
@@ -211,7 +218,7 @@ def _subtopology(app: str, nodes: list[Node]) -> Subtopology:
                     f"two operators use the name {state.name!r} for states of different kinds "
                     f"({known.fingerprint} and {state.fingerprint}); give one of them a name= of its own"
                 )
-    return Subtopology(f"{app}.{name}", nodes, widest.partitions, states)
+    return Subtopology(f"{graph.app}.{name}", nodes, widest.partitions, states)
 
 
 def fan_out(children: Sequence[Emit]) -> Emit:

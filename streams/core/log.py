@@ -34,6 +34,8 @@ class TopicSpec:
     """How a topic is to be.  Internal kinds never lose unread records: the runtime trims them itself.
 
     retention_ms, retention_bytes: None keeps everything.  compact: keep the last record of each key.
+    timestamps: "create" keeps those that records are sent with, "append" puts the time of their arrival in their place.
+    config: (name, value) settings that only the log itself understands; others pass them over.
     location: URL of the foreign log that holds it; "" for the app's own.
     owner: of internal kinds, the app that writes and reads it.
     """
@@ -45,6 +47,8 @@ class TopicSpec:
     retention_bytes: int | None = None
     compact: bool = False
     location: str = ""
+    timestamps: Literal["create", "append"] = "create"
+    config: tuple[tuple[str, str], ...] = ()
     owner: str = ""
 
 

@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 from streams.core.capability import GuaranteeName
 from streams.core.duration import Duration, parse_duration_ms
 from streams.core.graph import Graph, Node
-from streams.core.log import TopicSpec
+from streams.core.log import TopicInfo, TopicSpec
 from streams.core.policy import Action, ErrorPolicy
 from streams.core.state import StateSpec
 from streams.dsl.agent import Agent, sinks_of
-from streams.dsl.blueprint import Blueprint, draw_blueprint
+from streams.dsl.blueprint import Blueprint
 from streams.dsl.codec import Codec, value_codec
-from streams.dsl.foreign import Outbox, split_location
+from streams.dsl.foreign import Outbox
 from streams.dsl.keys import key_codec, ordered_key_codec
-from streams.dsl.naming import Names, check_name, check_partitions
+from streams.dsl.naming import Names, check_name
 from streams.dsl.running import Running, TableView
+from streams.dsl.settle import settle
 from streams.dsl.stream import Stream
 from streams.dsl.table import Table, tables_named_by
-from streams.dsl.topic import Topic
+from streams.dsl.topic import Topic, declare_topic
 from streams.dsl.types import AgentFunction, AgentSettings, Kind, StreamSettings, TopicSettings, Unknown, writable_codec
 from streams.dsl.view import View
 from streams.errors import ConfigurationError, TopologyError
@@ -99,6 +100,7 @@ class App:
         self.views: dict[str, TableView] = {}
         self.agents: dict[str, Agent[Any, Any]] = {}
         self.outboxes: dict[str, Outbox] = {}
+        self.uncounted: set[str] = set()  # internal topics whose number of partitions nobody gave
         self.timers: list[Timer] = []
         self.start_hooks: list[Callable[[], Awaitable[None]]] = []
         self._names = Names()
@@ -128,34 +130,28 @@ class App:
         partitions: int | None = None,
         retention: Duration | None = None,
         retention_bytes: int | None = None,
-        compact: bool = False,
+        compact: bool | None = None,
     ) -> Topic[Any, Any]:
         """A topic on the app's log, created at start if it isn't there; or ``<log>/<topic>`` on another log.
 
         key: str by default, bytes, int, …  value: the type of its values; without one, plain JSON.
+        partitions: of one that is created, the app's by default, or as many as a topic has with which it is joined.
         retention, retention_bytes: how long or how much is kept; everything by default.  compact: only the last
-        record of each key is kept.  The same name gives the same topic; other settings raise ConfigurationError.
+        record of each key is kept.
+        Where the topic exists, what isn't given here is as it is there, and what is given has to be equal: else the
+        worker doesn't start (TopicMismatch).  The same name gives the same topic; other settings raise
+        ConfigurationError.
         """
-        location, name = split_location(name)
-        spec = TopicSpec(
-            check_name(name, "a topic"),
-            check_partitions(partitions, self.partitions, f"topic {name}"),
-            "user",
-            None if retention is None else parse_duration_ms(retention, "retention"),
-            retention_bytes,
-            compact,
-            location,
+        return declare_topic(
+            self,
+            name,
+            key=key,
+            value=value,
+            partitions=partitions,
+            retention=retention,
+            retention_bytes=retention_bytes,
+            compact=compact,
         )
-        topic: Topic[Any, Any] = Topic(self, spec, key_codec(key), value_codec(value), value, key)
-        known = self.topics.setdefault(name, topic)
-        if known.spec != spec or (known.value_codec.schema, known.key_codec.schema) != (
-            topic.value_codec.schema,
-            topic.key_codec.schema,
-        ):
-            raise ConfigurationError(
-                f"topic {name!r} is declared twice with different settings; declare it once and pass the Topic on"
-            )
-        return known
 
     @overload
     def stream(
@@ -295,7 +291,9 @@ class App:
             raise TopologyError(f"table {name!r} is declared twice; declare it once and use it in both places")
         check_name(name, "a table")
         if source is not None:
-            topic = self.topic(source, key=key, value=value, compact=True) if isinstance(source, str) else source
+            topic = (
+                declare_topic(self, source, key=key, value=value, compacted=True) if isinstance(source, str) else source
+            )
             keys, wire, values = ordered_key_codec(topic.key_type), topic.key_codec, topic.value_codec
         else:
             keys, wire, values = ordered_key_codec(key), key_codec(key), value_codec(value)
@@ -379,6 +377,7 @@ class App:
         inbox = TopicSpec(
             self.internal(label, "inbox", f"the inbox of agent {label}"), source.partitions, "repartition"
         )
+        self.uncounted.add(inbox.name)
         asked = Source(name=f"{label}.inbox", topic=inbox, decode=values.decode, timed=False, aligned=False)
         self.add(asked)
         node = AgentNode(
@@ -468,21 +467,14 @@ class App:
     def tables_of(self, fn: Callable[..., Any]) -> list[StateSpec]:
         return [table.state for table in tables_named_by(fn)]
 
-    def build(self) -> Blueprint:
-        """The blueprint; computed at the first call, after which nothing more can be declared."""
-        if self._blueprint is None:
-            for node in list(self.graph.nodes):
-                if not getattr(node, "ports", True):
-                    raise TopologyError(f"{node.name}: nobody takes the window's results; add .final() or .updates()")
-            declared = {name: topic.spec for name, topic in self.topics.items()}
-            self._blueprint = draw_blueprint(
-                self.name,
-                self.version,
-                self.graph,
-                declared,
-                list(self.outboxes.values()),
-                ticks=any(timer.topic is not None for timer in self.timers),
-            )
+    def build(self, held: Mapping[str, TopicInfo] | None = None) -> Blueprint:
+        """The blueprint; computed at the first call, after which nothing more can be declared.
+
+        held: topics as they are on their logs, by name: it is computed anew, with them in place of defaults, and
+        stays so for later calls without.
+        """
+        if self._blueprint is None or held is not None:
+            self._blueprint = settle(self, held or {})
         return self._blueprint
 
     def task_of(self, topic: str, partition: int) -> str:

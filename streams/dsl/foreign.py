@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from streams.core.log import TaskRef, TopicSpec
+from streams.core.urls import without_secrets
 from streams.errors import ConfigurationError
 
 
@@ -35,11 +36,19 @@ class Outbox:
 def split_location(name: str) -> tuple[str, str]:
     """A topic as users write it, to (location of its log, topic name): the location is "" for a plain name.
 
-    ``embedded:./plant/readings`` is the topic readings of the log embedded:./plant.
+    ``embedded:./plant/readings`` is the topic readings of the log embedded:./plant.  Settings of the log stand behind
+    the topic, ``kafka://broker/readings?security=tls``, or where they stand in its URL.
     """
     if ":" not in name:
         return "", name
+    place, mark, settings = name.partition("?")
+    scheme, hosted, at = place.partition("://")
+    if mark and hosted and scheme != "embedded" and "/" in at.rstrip("/"):
+        place, _, topic = place.rpartition("/")
+        return f"{place}?{settings}", topic
     location, slash, topic = name.rpartition("/")
-    if not slash or not topic or location.endswith((":", "/")):
-        raise ConfigurationError(f"{name!r} names no topic; write <log>/<topic>, as in embedded:./plant/readings")
+    if not slash or not topic or "?" in topic or location.endswith((":", "/")):
+        raise ConfigurationError(
+            f"{without_secrets(name)!r} names no topic; write <log>/<topic>, as in embedded:./plant/readings"
+        )
     return location, topic

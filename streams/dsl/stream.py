@@ -125,6 +125,8 @@ class Stream(Generic[K, V]):
             check_partitions(partitions, self.app.partitions, f"key_by on {self.label}"),
             "repartition",
         )
+        if partitions is None:
+            self.app.uncounted.add(topic.name)
         self.app.add(
             Repartition(
                 name=f"{label}: key_by",
@@ -165,10 +167,10 @@ class Stream(Generic[K, V]):
         if len({id(stream.node) for stream in streams}) < len(streams):
             raise TopologyError(f"merge: a stream is merged with itself ({self.label}); use flat_map to repeat values")
         for other in others:
-            if (other.partitions, other.keys.schema) != (self.partitions, self.keys.schema):
+            if other.keys.schema != self.keys.schema:
                 raise TopologyError(
-                    f"merge: {self.label} has {self.partitions} partitions by {self.keys.name} and {other.label} "
-                    f"{other.partitions} by {other.keys.name}; put a key_by in front of one"
+                    f"merge: {self.label} is keyed by {self.keys.name} and {other.label} by {other.keys.name}; put a "
+                    f"key_by in front of one"
                 )
         label = "+".join(sorted({stream.label for stream in streams}))
         node = Merge(name=f"{label}: merge", upstream=tuple(stream.node for stream in streams), policy=self.policy)

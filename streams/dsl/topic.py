@@ -1,13 +1,20 @@
-"""Topics as users declare them."""
+"""Topics as users declare them.
+
+What must live here: the declaration and what may be sent.  What must not: what becomes of it on a log (``settle``).
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from streams.core.duration import Duration, parse_duration_ms
 from streams.core.log import TopicSpec
 from streams.core.record import Records
 from streams.core.watermark import MARK_HEADER, Mark, encode_mark
-from streams.dsl.codec import Codec
+from streams.dsl.codec import Codec, value_codec
+from streams.dsl.foreign import split_location
+from streams.dsl.keys import key_codec
+from streams.dsl.naming import check_name, check_partitions
 from streams.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -18,7 +25,11 @@ V = TypeVar("V")
 
 
 class Topic(Generic[K, V]):
-    """A named sequence of records on the app's log.  Made by ``App.topic``."""
+    """A named sequence of records on the app's log.  Made by ``App.topic``.
+
+    declared: as the app says.  undeclared: the settings in it that are only defaults.  spec: as it is to be; while the
+    app runs, with what the log has in place of defaults.
+    """
 
     def __init__(
         self,
@@ -28,9 +39,11 @@ class Topic(Generic[K, V]):
         value_codec: Codec[V],
         value_type: Any,
         key_type: Any = None,
+        undeclared: frozenset[str] = frozenset(),
     ) -> None:
         self.app = app
-        self.spec = spec
+        self.spec = self.declared = spec
+        self.undeclared = undeclared
         self.key_codec = key_codec
         self.value_codec = value_codec
         self.value_type = value_type
@@ -84,3 +97,47 @@ class Topic(Generic[K, V]):
 def watermark_record(time: int, now_ms: int) -> Records:
     """A producer's watermark as a record."""
     return Records([None], [encode_mark(Mark("", time))], [now_ms], [((MARK_HEADER, b""),)])
+
+
+def declare_topic(
+    app: App,
+    name: str,
+    *,
+    key: Any = None,
+    value: Any = None,
+    partitions: int | None = None,
+    retention: Duration | None = None,
+    retention_bytes: int | None = None,
+    compact: bool | None = None,
+    compacted: bool = False,
+) -> Topic[Any, Any]:
+    """What ``App.topic`` does.  ``compacted``: whether a topic is made so where neither app nor log says."""
+    location, name = split_location(name)
+    said = {
+        "partitions": partitions,
+        "retention_ms": None if retention is None else parse_duration_ms(retention, "retention"),
+        "retention_bytes": retention_bytes,
+        "compact": compact,
+    }
+    spec = TopicSpec(
+        check_name(name, "a topic"),
+        check_partitions(partitions, app.partitions, f"topic {name}"),
+        "user",
+        said["retention_ms"],
+        retention_bytes,
+        compacted if compact is None else compact,
+        location,
+    )
+    undeclared = frozenset(field for field, given in said.items() if given is None)
+    topic: Topic[Any, Any] = Topic(app, spec, key_codec(key), value_codec(value), value, key, undeclared)
+    known = app.topics.setdefault(name, topic)
+    if (known.declared, known.value_codec.schema, known.key_codec.schema) != (
+        spec,
+        topic.value_codec.schema,
+        topic.key_codec.schema,
+    ):
+        raise ConfigurationError(
+            f"topic {name!r} is declared twice with different settings; declare it once and pass the Topic on"
+        )
+    known.undeclared &= undeclared
+    return known

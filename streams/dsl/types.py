@@ -35,7 +35,7 @@ class TopicSettings(TypedDict, total=False):
     partitions: int | None
     retention: Duration | None
     retention_bytes: int | None
-    compact: bool
+    compact: bool | None
 
 
 class StreamSettings(TypedDict, total=False):

@@ -40,7 +40,7 @@ from streams.runtime.wire import (
     to_pairs,
 )
 
-__all__ = ["MAX_BODY_BYTES", "control_app", "published"]
+__all__ = ["MAX_BODY_BYTES", "agent_of", "control_app", "published", "request_of"]
 
 MAX_BODY_BYTES = 256 * 2**20
 """Above the largest record that an embedded log takes by default."""
@@ -124,11 +124,8 @@ def _reply(value: Any) -> web.Response:
 def _asking(status: Status) -> Handler:
     async def ask(request: web.Request) -> web.Response:
         asked = decode(await request.read(), type=AskRequest)
-        agent = _agent(status.worker.app.agents, asked.agent)
-        try:
-            key, value = _request(agent, asked)
-        except (TypeError, ValueError, LookupError, AttributeError) as error:
-            raise BadRequest(f"agent {agent.name}: the request doesn't fit it: {error}") from error
+        agent = agent_of(status.worker.app.agents, asked.agent)
+        key, value = request_of(agent, asked)
         if not asked.wait:
             await status.worker.cast(agent, key, value)
             return json_reply(None)
@@ -137,15 +134,26 @@ def _asking(status: Status) -> Handler:
     return ask
 
 
-def _agent(agents: Mapping[str, Agent[Any, Any]], name: str) -> Agent[Any, Any]:
+def agent_of(agents: Mapping[str, Agent[Any, Any]], name: str) -> Agent[Any, Any]:
+    """Raises RequestError where the app has no such agent."""
     agent = agents.get(name)
     if agent is None:
         raise RequestError(f"the app has no agent {name!r}; its agents: {', '.join(sorted(agents)) or 'none'}")
     return agent
 
 
-def _request(agent: Agent[Any, Any], asked: AskRequest) -> tuple[bytes, bytes]:
-    """The key and value of a request as bytes, both checked: what doesn't decode must not get into the inbox."""
+def request_of(agent: Agent[Any, Any], asked: AskRequest) -> tuple[bytes, bytes]:
+    """The key and value of a request as bytes, both checked: what doesn't decode must not get into the inbox.
+
+    Raises BadRequest, ConfigurationError.
+    """
+    try:
+        return _encoded(agent, asked)
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise BadRequest(f"agent {agent.name}: the request doesn't fit it: {error}") from error
+
+
+def _encoded(agent: Agent[Any, Any], asked: AskRequest) -> tuple[bytes, bytes]:
     value = agent.values.decode(asked.value)
     if asked.key is not None:
         key: Any = agent.source.keys.decode(asked.key.encode())

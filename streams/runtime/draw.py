@@ -14,6 +14,7 @@ from typing import Literal
 
 from streams.core.graph import Node, Subtopology
 from streams.core.log import TopicSpec
+from streams.core.urls import without_secrets
 from streams.dsl.app import App
 from streams.dsl.blueprint import Blueprint
 from streams.operators.sink import Repartition, Sink
@@ -85,7 +86,7 @@ def draw(app: App) -> Drawing:
 
 def place_of(spec: TopicSpec) -> str:
     """A topic's name, with its log where that isn't the app's own."""
-    return f"{spec.location}/{spec.name}" if spec.location else spec.name
+    return f"{without_secrets(spec.location)}/{spec.name}" if spec.location else spec.name
 
 
 def short_name(app: App, name: str) -> str:

@@ -22,6 +22,7 @@ from streams.core.capability import (
 from streams.core.duration import format_duration_ms
 from streams.core.graph import Node, SourceNode, Subtopology
 from streams.core.log import TopicSpec
+from streams.core.urls import without_secrets
 from streams.dsl.app import App
 from streams.dsl.blueprint import changelog_topic
 from streams.operators.agent import Agent
@@ -105,7 +106,7 @@ def explain(app: App, log_url: str, of: CapabilitiesOf) -> Explanation:
     return Explanation(
         app=app.name,
         version=app.version,
-        log=log_url,
+        log=without_secrets(log_url),
         asked=app.guarantee.replace("_", " "),
         fingerprint=blueprint.record.fingerprint,
         subtopologies=[_subtopology(app, each) for each in blueprint.subtopologies],

@@ -35,7 +35,9 @@ from streams.dsl.timer import Timer
 from streams.errors import LogUnavailable, RetryableError, StreamsError, TopicMismatch
 from streams.runtime.clock import Clock
 from streams.runtime.delivery import Delivery
+from streams.runtime.draw import place_of
 from streams.runtime.driver import Driver, DriverFactory, Phase, Services
+from streams.runtime.existing import build_on
 from streams.runtime.metrics import Metrics
 from streams.runtime.peers import PeerReads
 from streams.runtime.places import is_shared
@@ -143,25 +145,29 @@ class Worker:
                 await log.close()
 
     async def _open_foreign(self) -> None:
-        """Open the other logs that the app reads or delivers to, and check the guarantee of each edge."""
+        """Open the other logs that the app reads or delivers to."""
         opened: dict[str, Log] = {}
         for spec in self.blueprint.foreign_topics:
             if spec.location not in opened:
                 opened[spec.location] = self._connect(spec.location)
                 await opened[spec.location].open()
-            log = self._foreign[spec.name] = opened[spec.location]
+            self._foreign[spec.name] = opened[spec.location]
+
+    async def _check_foreign(self) -> None:
+        for spec in self.blueprint.foreign_topics:
+            log = self._foreign[spec.name]
             if spec.name in self.app.outboxes:
                 await log.create_topics([replace(spec, location="")])
-                require(self.app.guarantee, f"{spec.location}/{spec.name}", derive_sink(LogSink(log).capabilities))
+                require(self.app.guarantee, place_of(spec), derive_sink(LogSink(log).capabilities))
             else:
                 await self._check_source(log, spec)
 
     async def _check_source(self, log: Log, spec: TopicSpec) -> None:
-        require(self.app.guarantee, f"{spec.location}/{spec.name}", derive_source(log.capabilities))
+        require(self.app.guarantee, place_of(spec), derive_source(log.capabilities))
         info = (await log.topics([spec.name])).get(spec.name)
         if info is not None and info.spec.partitions != spec.partitions:
             raise TopicMismatch(
-                f"{spec.location}/{spec.name} has {info.spec.partitions} partitions and the app declares "
+                f"{place_of(spec)} has {info.spec.partitions} partitions and the app declares "
                 f"{spec.partitions}; give app.topic partitions={info.spec.partitions}"
             )
 
@@ -178,6 +184,8 @@ class Worker:
     async def _prepare(self) -> None:
         """Everything that is checked and made on the log before a task may run."""
         require(self.app.guarantee, f"app {self.app.name}", derive_commit(self.log.capabilities, self.app.guarantee))
+        self.blueprint = await build_on(self.app, self.log, self._foreign)
+        await self._check_foreign()
         control = control_ref(self.app.name)
         topics = [*self.blueprint.own_topics, *([self._replies] if self._replies is not None else [])]
         known = _topology(await self.log.checkpoint(control))

@@ -161,6 +161,11 @@ def test_every_setting_is_read_somewhere() -> None:
     assert unread == {"password_file"}, "read by the name of the secret that it is for"
 
 
+def test_the_guide_names_every_setting() -> None:
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "kafka.md").read_text(encoding="utf-8")
+    assert [one.name for one in fields(KafkaConfig)[1:] if f"`{one.name}`" not in guide] == []
+
+
 # ── secrets ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -116,8 +116,12 @@ def test_a_source_that_another_log_doesn_t_have_is_named() -> None:
 def test_another_number_of_partitions_at_the_other_log_is_refused() -> None:
     async def check() -> None:
         app = App("plant")
-        app.stream(app.topic("memory:other/readings")).to("next")
-        async with opened(memory) as own, opened(memory, TopicSpec("readings", partitions=3)) as other:
+        app.stream(app.topic("memory:other/readings", partitions=2)).to("next")
+        async with (
+            asyncio.timeout(30),
+            opened(memory) as own,
+            opened(memory, TopicSpec("readings", partitions=3)) as other,
+        ):
             worker = Worker(app, own, MemoryStores(), SystemClock(), connect=lambda _: other)
             with pytest.raises(TopicMismatch, match="3 partitions"):
                 await worker.run(asyncio.Event())

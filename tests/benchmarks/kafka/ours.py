@@ -33,6 +33,7 @@ def keyed(options: argparse.Namespace) -> App:
         partitions=options.partitions,
         commit_interval=f"{round(options.commit_interval * 1000)}ms",
         state_dir=str(options.state),
+        standbys=options.standbys,
     )
     orders = app.stream(app.topic(options.input, value=work.TYPES[options.size]))
     orders.count(name="orders-by-user").updates().to(app.topic(options.output, value=int))

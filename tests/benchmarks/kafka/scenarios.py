@@ -97,7 +97,7 @@ async def _workers(where: Ground, program: str, count: int, messages: int, numbe
         workers = [
             await stack.enter_async_context(serving.serving(run, folder / f"worker-{each}")) for each in range(count)
         ]
-        await joined(where, name, count)
+        await joined(where, name, count, 4)
         await asyncio.sleep(2)  # restores of nothing, first fetches
         broker, spent, began = where.broker_cpu_s(), [cpu_s(each.pid) for each in workers], time.monotonic()
         await show()
@@ -217,7 +217,7 @@ async def _takeover(where: Ground, program: str, standbys: int, keys: int, numbe
         workers = [
             await stack.enter_async_context(serving.serving(run, folder / f"worker-{each}")) for each in range(2)
         ]
-        await joined(where, name, 2)
+        await joined(where, name, 2, 4)
         await show()
         await where.until_committed(name, orders)
         await asyncio.sleep(5)  # standbys follow

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import GroupCoordinatorNotAvailableError
 from aiokafka.protocol.group import MemberAssignment
 
 from tests.benchmarks.kafka import contenders, work
@@ -54,25 +55,33 @@ async def serving(run: Run, folder: Path) -> AsyncIterator[asyncio.subprocess.Pr
                 except TimeoutError:
                     process.kill()
                     await process.wait()
-        if ended is not None and ended != -signal.SIGKILL:
-            said.seek(0)
-            raise RuntimeError(f"{run.program} ended with status {ended}: {said.read()[-2000:]}")
+            elif ended != -signal.SIGKILL:
+                # Whatever failed here for want of it, this is why.
+                said.seek(0)
+                raise RuntimeError(f"{run.program} ended with status {ended}: {said.read()[-2000:]}")
 
 
-async def joined(where: Ground, group: str, members: int, timeout_s: float = START_TIMEOUT_S) -> None:
-    """Wait until the group is stable, with so many members that each have something assigned."""
-    async with where.admin() as admin, asyncio.timeout(timeout_s):
-        while await _with_work(admin, group) != members:  # noqa: ASYNC110 - it is the broker's
+async def joined(where: Ground, group: str, members: int, tasks: int, timeout_s: float = START_TIMEOUT_S) -> None:
+    """Wait until the group is stable and its members share the tasks evenly."""
+    deadline = time.monotonic() + timeout_s
+    async with where.admin() as admin:
+        while (shares := await _shares(admin, group)) != [tasks // members] * members:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"after {timeout_s:g} s the group's members have {shares} of {tasks} tasks")
             await asyncio.sleep(0.2)
 
 
-async def _with_work(admin: Any, group: str) -> int:
-    (response,) = await admin.describe_consumer_groups([group])
+async def _shares(admin: Any, group: str) -> list[int]:
+    """How many partitions each member has."""
+    try:
+        (response,) = await admin.describe_consumer_groups([group])
+    except GroupCoordinatorNotAvailableError:  # the broker's first group: it is making the topic of groups
+        return []
     _, _, state, _, _, members, *_ = response.groups[0]
     if state != "Stable":
-        return 0
+        return []
     assignments = [MemberAssignment.decode(member[-1]) for member in members if member[-1]]
-    return sum(any(partitions for _, partitions in each.assignment) for each in assignments)
+    return [sum(len(partitions) for _, partitions in each.assignment) for each in assignments]
 
 
 class Feed:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import signal
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
+from aiokafka.protocol.group import LeaveGroupRequest
 
 from streams.connectors.kafka.cluster import GROUP, Cluster
 from streams.connectors.kafka.config import parse_url
@@ -51,11 +52,11 @@ class Wire(Cluster):
         self.open_gate.set()
         self.sent: Counter[str] = Counter()
 
-    async def send(self, node: int, request: Any, lane: str = "") -> Any:
+    async def send(self, node: int, request: Any, lane: str = "", *, answered: bool = True) -> Any:
         await self.open_gate.wait()
         self.sent[type(request).__name__] += 1
         self._tell()
-        return await super().send(node, request, lane)
+        return await super().send(node, request, lane, answered=answered)
 
 
 class Board:
@@ -93,6 +94,11 @@ class Board:
             pytest.fail(
                 "never so; last seen: " + "; ".join(f"{each.seen[-1:]} {each.running}" for each in self.workers)
             )
+
+    async def until_beaten(self, worker: Worker, times: int) -> None:
+        """The worker has asked the coordinator so many times more whether there is something new."""
+        beats = worker.wire.sent["HeartbeatRequest"] + times
+        await self.until(lambda: worker.wire.sent["HeartbeatRequest"] >= beats)
 
     async def until_shared(self, *workers: Worker) -> None:
         """Every task runs, as evenly as can be, at these workers."""
@@ -175,21 +181,17 @@ def play(
     scene: Callable[[Board], Coroutine[Any, Any, None]], bootstrap: str, group: str, ask: Wanted, **more: int
 ) -> None:
     async def run() -> None:
-        async with stage(Board(bootstrap, group, ask, **more)) as board:
+        board = Board(bootstrap, group, ask, **more)
+        try:
             await scene(board)
+        finally:
+            for worker in board.workers:
+                worker.gentle = False
+                worker.let_go()
+                worker.wire.open_gate.set()
+                await worker.close()
 
     asyncio.run(run())
-
-
-@asynccontextmanager
-async def stage(board: Board) -> AsyncIterator[Board]:
-    try:
-        yield board
-    finally:
-        for worker in board.workers:
-            worker.let_go()
-            worker.wire.open_gate.set()
-            await worker.close()
 
 
 def actives(worker: Worker) -> Sequence[frozenset[str]]:
@@ -281,6 +283,46 @@ def test_a_stateful_task_moves_when_the_next_owner_has_its_state(
     play(scene, kafka.bootstrap, unique("app"), wanted(0, stateful=2))
 
 
+def test_members_that_wait_for_one_another_do_not_ask_again_and_again(
+    kafka: KafkaBroker, unique: Callable[[str], str]
+) -> None:
+    async def scene(board: Board) -> None:
+        first = await board.worker(gentle=True)
+        await board.until_shared(first)
+        second = await board.worker(gentle=True)
+        await board.until(lambda: len(first.seen) > 1 and bool(second.seen) and second.seen[-1].standby != frozenset())
+        assert first.running > first.seen[-1].active, "one waits for a task without state, the other for a warm-up"
+        joins = [each.wire.sent["JoinGroupRequest"] for each in (first, second)]
+        await board.until_beaten(first, 10)
+        assert [each.wire.sent["JoinGroupRequest"] for each in (first, second)] == joins
+
+    play(scene, kafka.bootstrap, unique("app"), wanted(2, stateful=2))
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_however_workers_come_and_go_no_task_runs_twice_and_in_the_end_all_run(
+    kafka: KafkaBroker, unique: Callable[[str], str], seed: int
+) -> None:
+    chance = random.Random(seed)
+
+    async def scene(board: Board) -> None:
+        for _ in range(25):
+            living = [each for each in board.workers if not each.dead]
+            event = chance.choice(["join", "join", "leave", "die", "watch", "watch"])
+            if event == "join" or not living:
+                await board.worker()
+            elif event == "watch":
+                await board.until_beaten(chance.choice(living), chance.randrange(1, 8))
+            elif event == "leave":
+                await chance.choice(living).close()
+            else:
+                await chance.choice(living).die()
+        await board.worker()
+        await board.until_shared(*(each for each in board.workers if not each.dead))
+
+    play(scene, kafka.bootstrap, unique("app"), wanted(6, stateful=6, standbys=1))
+
+
 def test_everybody_learns_where_each_task_answers(kafka: KafkaBroker, unique: Callable[[str], str]) -> None:
     async def scene(board: Board) -> None:
         first = await board.worker(address="first:1")
@@ -333,8 +375,7 @@ async def comes_back(board: Board, leaver: Worker, other: Worker) -> Worker:
     await leaver.close()
     back = await board.worker(leaver.member.name)
     await board.until(lambda: back.running == had)
-    beats = other.wire.sent["HeartbeatRequest"]
-    await board.until(lambda: other.wire.sent["HeartbeatRequest"] > beats + 2)
+    await board.until_beaten(other, 3)
     assert (other.wire.sent["JoinGroupRequest"], len(other.seen)) == (joins, seen)
     return back
 
@@ -482,6 +523,28 @@ def test_a_process_that_was_stopped_for_longer_than_its_session_first_drops_ever
     play(scene, kafka.bootstrap, unique("app"), wanted(4))
 
 
+def test_a_worker_that_was_out_and_is_in_again_hears_of_both(kafka: KafkaBroker, unique: Callable[[str], str]) -> None:
+    async def scene(board: Board) -> None:
+        wire = await board.wire()
+        membership = KafkaMembership(wire, board.group, Member(), board.ask, heartbeat_interval_ms=BEAT_MS)
+        assignments = membership.assignments()
+        given = await anext(assignments)
+        async with admin.admin(kafka.client) as client:
+            (response,) = await client.describe_consumer_groups([board.group])
+        ((_, _, _, _, _, ((member_id, *_),), *_),) = response.groups
+        joins = wire.sent["JoinGroupRequest"]
+        await wire.send(wire.any_node(), LeaveGroupRequest(board.group, member_id))
+        await board.until(lambda: wire.sent["JoinGroupRequest"] > joins)
+        beats = wire.sent["HeartbeatRequest"]
+        await board.until(lambda: wire.sent["HeartbeatRequest"] > beats + 1)
+        assert await anext(assignments) == Assignment()
+        assert await anext(assignments) == given == Assignment(frozenset({"x0"}))
+        await membership.close()
+        await wire.close()
+
+    play(scene, kafka.bootstrap, unique("app"), wanted(1))
+
+
 def test_a_restart_of_the_coordinator_takes_no_task_from_anybody(kafka_own: KafkaBroker) -> None:
     async def scene(board: Board) -> None:
         first, second = await board.worker(), await board.worker()
@@ -538,6 +601,15 @@ def words(version: int = 1, ask: Wanted | None = None, state: MemberState = STAT
 
 def told(shares: Sequence[tuple[str, bytes]]) -> dict[str, Told]:
     return {member: decode_told(assignment) for member, assignment in shares}
+
+
+def test_a_membership_that_is_closed_before_it_is_followed_never_begins() -> None:
+    async def run() -> None:
+        membership = KafkaMembership(Wire("127.0.0.1:1"), "app", Member(), wanted(1))
+        await membership.close()
+        assert [given async for given in membership.assignments()] == []
+
+    asyncio.run(run())
 
 
 def test_what_a_member_says_reads_back() -> None:

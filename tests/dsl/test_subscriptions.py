@@ -1,0 +1,143 @@
+"""What an app takes from the topics that are there: how many partitions, how they are kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from streams import App
+from streams.connectors.memory.broker import MemoryBroker
+from streams.connectors.memory.log import MemoryLog
+from streams.core.log import TopicSpec
+from streams.errors import TopicMismatch, TopologyError
+from streams.runtime.clock import SystemClock
+from streams.runtime.worker import Worker
+from streams.testing.driver import MemoryStores
+
+
+def started(
+    app: App, broker: MemoryBroker, *there: TopicSpec, others: MemoryBroker | None = None
+) -> dict[str, TopicSpec]:
+    """The topics of the log once the app has started on it."""
+
+    async def check() -> dict[str, TopicSpec]:
+        log = MemoryLog(broker)
+        await log.open()
+        await log.create_topics(there)
+        async with Worker(app, log, MemoryStores(), SystemClock(), connect=lambda _: MemoryLog(others)).working():
+            return {name: info.spec for name, info in (await log.topics()).items()}
+
+    return asyncio.run(check())
+
+
+def tasks(app: App) -> Sequence[str]:
+    return app.build().tasks
+
+
+def test_a_topic_that_is_there_has_the_partitions_that_it_has() -> None:
+    app = App("shop")
+    orders = app.topic("orders", value=int)
+    app.stream(orders).to("out")
+    started(app, MemoryBroker(), TopicSpec("orders", partitions=12))
+    assert orders.spec.partitions == 12
+    assert tasks(app) == [f"shop.orders-{number}" for number in range(12)]
+
+
+def test_a_number_of_partitions_that_is_declared_has_to_be_right() -> None:
+    app = App("shop")
+    app.stream(app.topic("orders", partitions=4)).to("out")
+    with pytest.raises(TopicMismatch, match="'orders': partitions is 12 on the log and 4 in the app"):
+        started(app, MemoryBroker(), TopicSpec("orders", partitions=12))
+
+
+def test_how_a_topic_is_kept_isn_t_compared_unless_it_is_declared() -> None:
+    app = App("shop")
+    orders = app.topic("orders", partitions=2)
+    app.stream(orders).to("out")
+    there = TopicSpec("orders", partitions=2, retention_ms=3_600_000, retention_bytes=10_000, compact=True)
+    assert started(app, MemoryBroker(), there)["orders"] == there == orders.spec
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [({"retention": "2h"}, "retention_ms is 3600000 on the log and 7200000"), ({"compact": True}, "compact is False")],
+)
+def test_how_a_topic_is_kept_has_to_be_as_declared(settings: dict[str, object], text: str) -> None:
+    app = App("shop")
+    app.stream(app.topic("orders", **settings)).to("out")  # type: ignore[call-overload]
+    with pytest.raises(TopicMismatch, match=text):
+        started(app, MemoryBroker(), TopicSpec("orders", retention_ms=3_600_000))
+
+
+def test_a_table_s_topic_is_made_compacted_and_read_however_it_is() -> None:
+    def app() -> App:
+        made = App("shop")
+        made.table("names", source="names-topic", value=str)
+        return made
+
+    assert started(app(), MemoryBroker())["names-topic"].compact
+    assert not started(app(), MemoryBroker(), TopicSpec("names-topic"))["names-topic"].compact
+
+
+def test_the_same_app_starts_on_one_log_after_another() -> None:
+    app = App("shop", partitions=3)
+    orders = app.topic("orders")
+    app.stream(orders).to("out")
+    started(app, MemoryBroker(), TopicSpec("orders", partitions=5))
+    assert started(app, MemoryBroker())["orders"].partitions == 3
+    assert orders.spec.partitions == 3
+
+
+def test_a_topic_of_another_log_has_the_partitions_that_it_has_there() -> None:
+    others = MemoryBroker()
+    others.create_topics([TopicSpec("readings", partitions=3), TopicSpec("copies", partitions=5)])
+    app = App("shop")
+    app.stream(app.topic("memory:other/readings")).to(app.topic("memory:other/copies"))
+    started(app, MemoryBroker(), others=others)
+    blueprint = app.build()
+    assert [each.partitions for each in blueprint.subtopologies] == [3]
+    assert [outbox.target.partitions for outbox in blueprint.outboxes] == [5]
+
+
+def joined(app: App) -> None:
+    names = app.table("names", source="names-topic", value=str)
+    app.stream("orders").key_by(lambda order: order["user"]).join(names).to("out")
+
+
+def with_an_agent(app: App) -> None:
+    app.table("names", source="names-topic", value=str)
+
+    @app.agent(app.stream("names-topic-requests").merge(app.stream("more")))
+    async def look(events: object) -> None: ...
+
+
+def test_a_key_by_in_front_of_a_join_gets_the_partitions_of_the_table_s_topic() -> None:
+    app = App("shop", partitions=2)
+    joined(app)
+    log = started(app, MemoryBroker(), TopicSpec("names-topic", partitions=6), TopicSpec("orders", partitions=3))
+    assert log["shop.orders.by-user.repartition"].partitions == 6
+    assert [(each.name, each.partitions) for each in app.build().subtopologies] == [
+        ("shop.orders", 3),
+        ("shop.orders.by-user", 6),
+    ]
+
+
+def test_an_inbox_and_topics_that_aren_t_there_yet_go_by_those_of_the_same_tasks_that_are() -> None:
+    app = App("shop")
+    with_an_agent(app)
+    log = started(app, MemoryBroker(), TopicSpec("more", partitions=4))
+    assert log["shop.look.inbox"].partitions == log["names-topic-requests"].partitions == 4
+    assert app.agents["look"].inbox.partitions == 4
+
+
+def test_topics_of_different_partitions_that_feed_the_same_tasks_are_named() -> None:
+    def declare(app: App) -> None:
+        names = app.table("names", source="names-topic", value=str)
+        app.stream("orders").join(names).to("out")
+
+    app = App("shop")
+    declare(app)
+    with pytest.raises(TopologyError, match=r"orders has 3 partitions and names-topic has 6.*put a key_by in front"):
+        started(app, MemoryBroker(), TopicSpec("names-topic", partitions=6), TopicSpec("orders", partitions=3))
