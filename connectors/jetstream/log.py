@@ -22,7 +22,7 @@ from streams.connectors.memory.rules import check_columns, check_record_sizes, p
 from streams.core.capability import Capabilities, Durability, Limits
 from streams.core.log import Append, Commit, TopicInfo, TopicSpec
 from streams.core.membership import Member, Membership, TaskRef, Wanted
-from streams.core.record import START, Bounds, Position, Positions, TopicPartition
+from streams.core.record import Bounds, Position, Positions, TopicPartition
 from streams.errors import CommitUnknown, LogUnavailable
 
 __all__ = ["JetStreamLog"]
@@ -88,7 +88,7 @@ class JetStreamLog:
         """The server does it."""
 
     def compaction_floor(self, partition: TopicPartition) -> Position:
-        return START
+        return Position.at(0)
 
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
         return await self._topics.bounds(partitions)
