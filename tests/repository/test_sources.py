@@ -30,6 +30,7 @@ HOMES = {
     "aiokafka": ("connectors/kafka",),
     "click": ("streams/cli",),
     "croniter": ("streams/dsl", "streams/runtime"),
+    "nats": ("connectors/jetstream",),
     "hypothesis": ("streams/testing",),
     "prometheus_client": ("streams/runtime",),
     "pydantic": ("streams/dsl",),
