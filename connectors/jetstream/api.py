@@ -5,16 +5,20 @@ What must live here: requests, and what the server's error codes mean.  What mus
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from streams.connectors.jetstream.client import Connection
+from streams.connectors.jetstream.client import Connection, Message, header_of, publication
 from streams.errors import ConfigurationError, LogUnavailable, StreamsError
 
-__all__ = ["Api", "ApiError", "ErrorCode", "Stored"]
+__all__ = ["EXPECTED", "Api", "ApiError", "ErrorCode", "Stored"]
+
+STATUSES = (b"NATS/1.0 204", b"NATS/1.0 40", b"NATS/1.0 50")
+EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 
 
 class ErrorCode:
@@ -44,6 +48,8 @@ class Stored:
 
     seq: int
     payload: bytes
+    head: bytes = b""
+    subject: str = ""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -83,7 +89,75 @@ class Api:
                 return None
             raise self.failure(error, f"stream {stream}") from error
         held = answer["message"]
-        return Stored(held["seq"], base64.b64decode(held.get("data", "")))
+        return Stored(
+            held["seq"], base64.b64decode(held.get("data", "")), base64.b64decode(held.get("hdrs", "")), held["subject"]
+        )
+
+    async def last_of(self, stream: str, filter: str) -> list[Stored]:
+        """The last message of each subject that ``filter`` matches (ADR-31).  A replica may answer: not for what must be
+        the newest.  Raises LogUnavailable."""
+        connection, found = self.connection, list[Stored]()
+        inbox, whole = connection.inbox(), asyncio.get_running_loop().create_future()
+
+        def hear(messages: list[Message]) -> None:
+            for message in messages:
+                if message.head.startswith(STATUSES):
+                    if not whole.done():
+                        whole.set_result(message.head[9:12])
+                    continue
+                subject, seq = (header_of(message.head, name) or b"" for name in (b"Nats-Subject", b"Nats-Sequence"))
+                found.append(Stored(int(seq), message.payload, message.head, subject.decode()))
+
+        subscription = await connection.subscribe(inbox, hear)
+        try:
+            request = _encode({"multi_last": [filter]})
+            await connection.write(publication(f"$JS.API.DIRECT.GET.{stream}", request, inbox))
+            async with asyncio.timeout(connection.timeout_s):
+                status = await whole
+        except TimeoutError:
+            raise LogUnavailable(f"{connection.url}: stream {stream} doesn't answer") from None
+        finally:
+            await subscription.close()
+        if status not in (b"204", b"404"):
+            raise LogUnavailable(f"{connection.url}: stream {stream} answers {status.decode()}; has it a leader?")
+        return found
+
+    async def publish(
+        self, subject: str, payload: bytes, *, after: int | None = None, ttl_s: int | None = None
+    ) -> int | None:
+        """Store a message; its sequence.  ``after``: only if the last one of its subject has this sequence (0: there is
+        none), else None is returned.  ``ttl_s``: for how long.  Raises LogUnavailable; it may have been stored."""
+        headers = [(EXPECTED, b"%d" % after)] if after is not None else []
+        if ttl_s is not None:
+            headers.append(("Nats-TTL", b"%ds" % ttl_s))
+        message = await self.connection.request(subject, payload, headers)
+        answer: dict[str, Any] = _decode(message.payload)
+        error = answer.get("error")
+        if error is None:
+            return int(answer["seq"])
+        if error.get("err_code") == ErrorCode.WRONG_LAST_SEQUENCE:
+            return None
+        raise LogUnavailable(f"{self.connection.url}: {subject}: {error.get('description')} ({error.get('err_code')})")
+
+    async def purge(self, stream: str, subject: str, *, before: int | None = None, keep: int | None = None) -> None:
+        """Remove messages of a subject: all, those below a sequence, or all but the last ``keep``."""
+        request: dict[str, Any] = {"filter": subject}
+        if before is not None:
+            request["seq"] = before
+        if keep is not None:
+            request["keep"] = keep
+        try:
+            await self.call(f"STREAM.PURGE.{stream}", request)
+        except ApiError as error:
+            raise self.failure(error, f"purging {subject}") from error
+
+    async def subjects(self, stream: str, subject: str) -> list[str]:
+        """The subjects of a stream, with messages, that a filter matches."""
+        try:
+            answer = await self.call(f"STREAM.INFO.{stream}", {"subjects_filter": subject})
+        except ApiError as error:
+            raise self.failure(error, f"stream {stream}") from error
+        return list(answer["state"].get("subjects") or ())
 
     def failure(self, error: ApiError, what: str) -> StreamsError:
         """The error of this project for one of the server."""

@@ -2,9 +2,9 @@
 
 What must live here: the parser, publishing many messages at once, requests.  What must not: JetStream (``api``).
 
-nats-py looks after servers, TLS, credentials and reconnecting.  Its parser makes tasks and objects for each message, which
-costs some forty microseconds; ours hands over what one socket read held as one list.  It stands in the place of the
-client's own (``Client._ps``, private: the version is pinned and ``tests/connectors`` hold a test against it).
+nats-py looks after servers, TLS, credentials and reconnecting.  Its parser makes tasks and objects for each message,
+which costs some forty microseconds; ours hands over what one socket read held as one list.  It stands in the place of
+the client's own (``Client._ps``, private: the version is pinned).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nats.aio.client import Client
 
 from streams.errors import ConfigurationError, LogUnavailable
 
-__all__ = ["Connection", "Message", "Subscription", "publication"]
+__all__ = ["Connection", "Message", "Subscription", "header_of", "publication"]
 
 CRLF = b"\r\n"
 Handler = Callable[[list["Message"]], None]
@@ -70,7 +70,11 @@ class BatchParser:
                     found.setdefault(words[2], []).append(message)
                 else:
                     await self._client._process_msg(
-                        int(words[2]), message.subject, message.reply, message.payload, message.head or None
+                        int(words[2]),
+                        message.subject,
+                        message.reply,
+                        message.payload,
+                        message.head or None,  # type: ignore[arg-type]  # as its own parser calls it
                     )
                 start = body + size + 2
                 continue
@@ -105,6 +109,14 @@ def publication(subject: str, payload: bytes, reply: str = "", headers: Sequence
     return b"HPUB %b %d %d\r\n%b%b\r\n" % (to, len(head), len(head) + len(payload), head, payload)
 
 
+def header_of(head: bytes, name: bytes) -> bytes | None:
+    """The value of one header."""
+    for line in head.split(b"\r\n")[1:]:
+        if line.startswith(name + b":"):
+            return line[len(name) + 1 :].strip()
+    return None
+
+
 class Subscription:
     """A subscription whose messages come in lists.  Survives reconnects."""
 
@@ -129,7 +141,7 @@ class Connection:
         self._settings = settings
         self._client = Client()
         self.parser = BatchParser(self._client)
-        self._client._ps = self.parser
+        self._client._ps = self.parser  # type: ignore[assignment]
         self._inbox = f"_INBOX.{secrets.token_hex(11)}"
         self._numbers = itertools.count(1)
         self._waiting: dict[bytes, asyncio.Future[Message]] = {}
@@ -151,13 +163,24 @@ class Connection:
         async def ignore(error: Exception) -> None:
             """What goes wrong shows where it is waited for."""
 
+        async def disconnected() -> None:
+            # Answers to what was sent before won't come any more: who waits for one needn't wait for the time-out.
+            for future in self._waiting.values():
+                if not future.done():
+                    future.set_exception(LogUnavailable(f"{self.url}: the connection was lost"))
+
         async def reconnected() -> None:
             self.reconnects += 1
 
         try:
             async with asyncio.timeout(self.timeout_s):
                 await self._client.connect(
-                    error_cb=ignore, reconnected_cb=reconnected, max_reconnect_attempts=-1, **self._settings
+                    error_cb=ignore,
+                    disconnected_cb=disconnected,
+                    reconnected_cb=reconnected,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=0.2,  # type: ignore[arg-type]  # it is slept for
+                    **self._settings,
                 )
         except nats.errors.AuthorizationError as error:
             raise ConfigurationError(

@@ -5,25 +5,31 @@ What must live here: the protocol.  What must not: how it is done (``writer``, `
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
-from streams.connectors.alone import Alone
 from streams.connectors.jetstream.api import Api
+from streams.connectors.jetstream.chains import last_link
 from streams.connectors.jetstream.client import Connection
-from streams.connectors.jetstream.messages import atomic_batch, blocks_of, message_of
+from streams.connectors.jetstream.compaction import Policy, compact
+from streams.connectors.jetstream.group import groups_config, members_of
+from streams.connectors.jetstream.membership import JetStreamMembership
+from streams.connectors.jetstream.messages import atomic_batch, blocks_of
 from streams.connectors.jetstream.reader import JetStreamReader
 from streams.connectors.jetstream.topics import Topics
-from streams.connectors.jetstream.writer import JetStreamTaskWriter, fence, last_held
+from streams.connectors.jetstream.upkeep import Upkeep
+from streams.connectors.jetstream.writer import JetStreamTaskWriter, Message, Totals, fence, last_held, rows_of
 from streams.connectors.memory.rules import check_columns, check_record_sizes, partition_for
 from streams.core.capability import Capabilities, Durability, Limits
 from streams.core.log import Append, Commit, TopicInfo, TopicSpec
 from streams.core.membership import Member, Membership, TaskRef, Wanted
 from streams.core.record import Bounds, Position, Positions, TopicPartition
-from streams.errors import CommitUnknown, LogUnavailable
+from streams.errors import CommitUnknown, ConfigurationError, LogUnavailable, PositionLost
 
 __all__ = ["JetStreamLog"]
 
@@ -32,12 +38,13 @@ CAPABILITIES = Capabilities(
 )
 MIN_VERSION = (2, 12)
 BATCH_MESSAGES = 900
+MAINTAIN_S = 0.3
 
 
 class JetStreamLog:
     """A log on JetStream.  Passes ``streams.testing`` LogContract."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, compaction: Policy | None = None, session_s: int = 6) -> None:
         parts = urlsplit(url)
         self._url = f"nats://{parts.hostname}:{parts.port or 4222}"
         self._connection = Connection(
@@ -46,6 +53,13 @@ class JetStreamLog:
         self._api = Api(self._connection)
         self._topics = Topics(self._api, replicas=1)
         self._identity = ""
+        self._policy = compaction or Policy()
+        self._session_s = session_s
+        self._totals: Totals = {}
+        self._compacted: dict[TopicPartition, int] = {}
+        self._pass: tuple[TopicPartition, AsyncGenerator[None, None]] | None = None
+        self._tasks: set[TaskRef] = set()
+        self._upkeep = Upkeep(self._api)
         self._limits = Limits(max_commit_records=BATCH_MESSAGES, max_commit_bytes=16 * 2**20, max_record_bytes=500_000)
 
     @property
@@ -67,9 +81,18 @@ class JetStreamLog:
     async def open(self) -> None:
         if not self._connection.connected:
             await self._connection.open()
-        self._identity = await self._topics.open()
+        version = str(self._connection.server.get("version", ""))
+        if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < MIN_VERSION:
+            raise ConfigurationError(
+                f"{self._url}: nats-server {version} has no atomic batches; use {MIN_VERSION[0]}.{MIN_VERSION[1]} or a "
+                f"later one"
+            )
+        self._identity = await self._topics.open(groups_config())
 
     async def close(self) -> None:
+        if self._pass is not None:
+            await self._pass[1].aclose()
+            self._pass = None
         await self._connection.close()
 
     async def topics(self, names: Collection[str] | None = None) -> Mapping[str, TopicInfo]:
@@ -85,10 +108,27 @@ class JetStreamLog:
         await self._topics.trim(positions)
 
     async def maintain(self, now_ms: int) -> None:
-        """The server does it."""
+        """Retention is the server's business; compaction of what is written here, and upkeep, are ours."""
+        await self._upkeep.run(self._tasks, self._topics.sources, now_ms)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + MAINTAIN_S
+        waiting = [at for at in self._totals if self._pass is None or at != self._pass[0]]
+        while loop.time() < until:
+            if self._pass is None:
+                if not waiting:
+                    return
+                at = waiting.pop(0)
+                self._pass = at, compact(self._api, self._topics, at, now_ms, self._policy)
+            try:
+                await anext(self._pass[1])
+            except StopAsyncIteration:
+                self._pass = None
+            except (LogUnavailable, PositionLost):
+                self._pass = None
+                raise
 
     def compaction_floor(self, partition: TopicPartition) -> Position:
-        return Position.at(0)
+        return Position.at(self._topics.floors.get(partition, 0))
 
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
         return await self._topics.bounds(partitions)
@@ -97,10 +137,15 @@ class JetStreamLog:
         return JetStreamReader(self._api, self._topics, positions)
 
     def membership(self, group: str, member: Member, wanted: Wanted) -> Membership:
-        return Alone(wanted)
+        return JetStreamMembership(self._api, group, member, wanted, session_s=self._session_s)
+
+    async def members(self, group: str) -> Sequence[Member]:
+        return await members_of(self._api, group)
 
     async def fence(self, task: TaskRef) -> JetStreamTaskWriter:
-        return await fence(self._api, self._topics, task, self._check)
+        writer = await fence(self._api, self._topics, task, self._check, self._totals)
+        self._tasks.add(task)
+        return writer
 
     async def checkpoint(self, task: TaskRef) -> bytes | None:
         return (await last_held(self._api, task))[1].checkpoint
@@ -117,32 +162,40 @@ class JetStreamLog:
         ends: dict[TopicPartition, Position] = {}
         places = {append.partition: await self._topics.place(append.partition) for append in appends}
         for append in appends:
-            at, records = append.partition, append.records
-            place = places[at]
+            at, place = append.partition, places[append.partition]
+            messages: list[Message] = []
             if place.packed:
-                messages = [(place.subject, (), payload) for _, payload in blocks_of(records)]
+                link = await last_link(self._api, place) if place.compact else None
+                for _, payload in blocks_of(append.records):
+                    lines = link.lines(len(payload), 1 if messages else None) if link is not None else []
+                    messages.append((place.subject, lines, payload))
+                if link is not None:
+                    self._totals[at] = link.total
             else:
-                headers = records.headers if records.headers is not None else [None] * len(records)
-                rows = map(message_of, records.keys, records.values, records.timestamps, headers)
-                messages = [(place.subject, *row) for row in rows]
+                messages.extend((place.subject, *row) for row in rows_of(append.records))
             for start in range(0, len(messages), BATCH_MESSAGES):
                 seq = await self._store(messages[start : start + BATCH_MESSAGES])
                 ends[at] = Position.at(place.offset(seq + 1))
         return ends
 
-    async def _store(self, messages: list[tuple[str, Any, bytes]]) -> int:
+    async def _store(self, messages: list[Message]) -> int:
         reply, future = self._connection.expect()
         try:
+            if not self._connection.connected:
+                raise LogUnavailable(f"{self._url}: not connected; nothing was stored")
             await self._connection.write(atomic_batch(messages, reply))
-            import asyncio
-
-            async with asyncio.timeout(self._connection.timeout_s):
-                message = await future
-        except TimeoutError as error:
-            raise CommitUnknown(f"{self._url}: no answer came to an append; it may have been carried out") from error
+            try:
+                async with asyncio.timeout(self._connection.timeout_s):
+                    message = await future
+            except (TimeoutError, LogUnavailable) as error:
+                raise CommitUnknown(
+                    f"{self._url}: no answer came to an append; it may have been carried out"
+                ) from error
         finally:
             self._connection.forget(reply)
-        answer = msgspec.json.decode(message.payload) if message.payload else {"error": {"description": "no leader"}}
+        answer: dict[str, Any] = (
+            msgspec.json.decode(message.payload) if message.payload else {"error": {"description": "no leader"}}
+        )
         if "error" in answer:
             raise LogUnavailable(f"{self._url}: {answer['error'].get('description')}; nothing was stored")
         return int(answer["seq"])

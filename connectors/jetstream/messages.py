@@ -2,12 +2,12 @@
 
 What must live here: the form of messages, batches of them (ADR-50).  What must not: sending or receiving.
 
-A message of a user's topic is what any NATS client makes of it: the payload is the value, headers are headers.  The key is in
-``Streams-Key``, the timestamp in ``Streams-Time`` (ms), a tombstone has ``Streams-Tombstone``.  What a header line can't
-carry (line ends, bytes that aren't UTF-8, spaces at an end) is in ``Streams-Packed``, as base64 of MessagePack.
+A message of a user's topic is what any NATS client makes of it: the payload is the value, headers are headers.  The key
+is in ``Streams-Key``, the timestamp in ``Streams-Time`` (ms), a tombstone has ``Streams-Tombstone``.  What a header
+line can't carry (line ends, bytes that aren't UTF-8, spaces at an end) is in ``Streams-Packed``: base64 of MessagePack.
 
-A block is one message with many records.  The offset of a record in it is sequence × 2²⁰ + its place, so that a position
-can point into a block.
+A block is one message with many records.  The offset of a record in it is sequence × 2²⁰ + its place, so that a
+position can point into a block.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ from streams.connectors.jetstream.client import publication
 from streams.core.record import Headers, Records
 from streams.errors import LogCorrupt
 
-__all__ = ["BLOCK_PLACES", "atomic_batch", "blocks_of", "header_of", "message_of", "record_of", "records_of_block"]
+__all__ = [
+    "BLOCK_PLACES",
+    "Lines",
+    "atomic_batch",
+    "blocks_of",
+    "message_of",
+    "record_of",
+    "records_of_block",
+]
 
 BLOCK_PLACES = 2**20
 MAX_BLOCK_RECORDS = 1000
@@ -119,14 +127,6 @@ def record_of(head: bytes, payload: bytes, time_ms: int) -> tuple[bytes | None, 
     if packed is not None:
         return packed.key, value, time_ms, packed.headers
     return key, value, time_ms, tuple(headers) or None
-
-
-def header_of(head: bytes, name: bytes) -> bytes | None:
-    """The value of one header."""
-    for line in head.split(b"\r\n")[1:]:
-        if line.startswith(name + b":"):
-            return line[len(name) + 1 :].strip()
-    return None
 
 
 # ── blocks ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,15 +1,19 @@
 """Names on JetStream: streams and subjects.
 
-    app stream of a group      S-<group>         S.<group>.pos.<slot>                  checkpoints
-                                                 S.<group>.log.<topic>.<partition>     what only the app reads, in blocks
-                                                 S.<group>.out.<topic>.<partition>     outputs, on their way to their topic
-    stream of a user's topic   <topic>           <topic>.<partition>
-    the catalog                S-=catalog        S.=catalog.topic.<topic>              what internal topics are
-                                                 S.=catalog.trim.<topic>.<partition>   up to where they were trimmed
+    app stream of a group     S-<group>    S.<group>.pos.<slot>                    checkpoints
+                                           S.<group>.log.<topic>.<partition>       what only the app reads, in blocks
+                                           S.<group>.out.<topic>.<partition>       outputs, on their way to their topic
+                                           S.<group>.snap.<topic>.<partition>      manifests of what compaction has left
+                                           S.<group>.snap.<topic>.<partition>.<id> and blocks of a snapshot
+                                           S.<group>.spill.<slot>                  outputs of a commit above the limit
+    stream of a user's topic  <topic>      <topic>.<partition>
+    the catalog               S-=catalog   S.=catalog.topic.<topic>                what internal topics are
+                                           S.=catalog.trim.<topic>.<partition>     up to where they were trimmed
 
 What must live here: the form of names.  What must not: talking to the server.
 
-A name is one token: dots and other characters with a meaning in subjects are escaped, as =2E, so that two names never meet.
+A name is one token: dots and other characters with a meaning in subjects are escaped, as =2E, so that two names never
+meet.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ __all__ = [
     "out_filter",
     "out_subject",
     "pos_subject",
+    "snapshot_subject",
+    "spill_subject",
     "token",
     "topic_subject",
     "trim_subject",
@@ -63,6 +69,16 @@ def out_subject(group: str, topic: str, partition: int | str) -> str:
 
 def out_filter(group: str, topic: str) -> str:
     return out_subject(group, topic, "*")
+
+
+def snapshot_subject(group: str, topic: str, partition: int | str, id: str = "") -> str:
+    """Of the manifest, or of the blocks of the snapshot ``id``."""
+    subject = f"S.{token(group)}.snap.{token(topic)}.{partition}"
+    return f"{subject}.{id}" if id else subject
+
+
+def spill_subject(group: str, slot: int) -> str:
+    return f"S.{token(group)}.spill.{slot}"
 
 
 def topic_subject(topic: str, partition: int | str) -> str:

@@ -7,11 +7,15 @@ What must live here: consumers, positions, what an answer means.  What must not:
                         └──── a gap in the consumer's numbers, no answer, gone ◀─┘   opened anew at the position
 
 Positions aren't the server's business: a consumer acknowledges nothing and may vanish at any time.
+
+Below the manifest of a compacted partition its snapshot is read, block by block, and the log from there on.  Where a
+block's predecessor wasn't seen, compaction was quicker: the partition is opened anew, and the snapshot has it.
 """
 
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,11 +23,14 @@ from typing import Any
 import msgspec
 
 from streams.connectors.jetstream.api import Api, ApiError
+from streams.connectors.jetstream.chains import previous_of
 from streams.connectors.jetstream.client import Message, Subscription, publication
 from streams.connectors.jetstream.messages import BLOCK_PLACES, record_of, records_of_block
+from streams.connectors.jetstream.names import snapshot_subject
+from streams.connectors.jetstream.snapshots import Manifest, next_block
 from streams.connectors.jetstream.topics import Place, Topics
 from streams.core.record import Fetched, Headers, Position, Positions, Records, TopicPartition
-from streams.errors import DataError, PositionLost, TopicRecreated
+from streams.errors import DataError, LogCorrupt, PositionLost, TopicRecreated
 
 __all__ = ["JetStreamReader"]
 
@@ -36,11 +43,16 @@ SILENCE_S = 2.0
 RETRY_S = 0.05
 PATIENCE_S = 20.0
 INACTIVE_S = 60.0
+OVERTAKEN = "compaction was quicker"
 
 
 @dataclass(slots=True)
 class _Partition:
-    """What is known of one partition.  position: of the next record to hand out."""
+    """What is known of one partition.
+
+    position: of the next record to hand out.  seen: sequence of the last message that arrived.
+    manifest: while its snapshot is read; part, part_seq: number of its next block, and from where on to look for it.
+    """
 
     at: TopicPartition
     position: int
@@ -53,6 +65,11 @@ class _Partition:
     asked_at: float = 0.0
     broken: str = ""
     end: int | None = None
+    seen: int = 0
+    overtaken_at: int = -1
+    manifest: Manifest | None = None
+    part: int = 0
+    part_seq: int = 1
     waiting: list[tuple[int, int, Message]] = field(default_factory=list)
 
 
@@ -65,26 +82,31 @@ class JetStreamReader:
         self._partitions = {at: _Partition(at, position.offset()) for at, position in positions.items()}
         self._arrived = asyncio.Event()
         self._created: dict[str, str] = {}
-        self._closed = False
 
     async def fetch(
         self, partitions: Collection[TopicPartition], *, max_records: int, wait_s: float
     ) -> Sequence[Fetched]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
+        await asyncio.sleep(0)  # while one partition has plenty, the others' messages must be read from the socket, too
         while True:
             self._arrived.clear()
             for at in partitions:
                 await self._see_to(self._partitions[at])
             found: list[Fetched] = []
             for at in partitions:
-                batch = self._take(self._partitions[at], max_records)
+                each = self._partitions[at]
+                batch = self._take(each, max_records) if each.manifest is None else await self._take_snapshot(each)
                 if batch is not None:
                     found.append(batch)
             for at in partitions:
                 await self._pull(self._partitions[at])
             if found:
                 return found
+            if any(
+                self._partitions[at].manifest is None and self._partitions[at].subscription is None for at in partitions
+            ):
+                continue  # what was read to the end of a snapshot, or lost it, is opened at once
             left = deadline - loop.time()
             if left <= 0:
                 return []
@@ -98,7 +120,6 @@ class JetStreamReader:
         return {at: Position.at(known.end) for at, known in self._partitions.items() if known.end is not None}
 
     async def close(self) -> None:
-        self._closed = True
         for each in self._partitions.values():
             await self._drop(each)
 
@@ -107,6 +128,8 @@ class JetStreamReader:
     async def _see_to(self, each: _Partition) -> None:
         """Have a consumer that stands where the partition's buffer ends."""
         now = asyncio.get_running_loop().time()
+        if each.manifest is not None:
+            return
         if each.subscription is not None and not each.broken:
             if each.asked and now - each.asked_at > EXPIRES_S + SILENCE_S:
                 each.broken = "it doesn't answer"
@@ -114,27 +137,42 @@ class JetStreamReader:
                 return
         if each.waiting:
             return  # first what has arrived
+        if each.broken == OVERTAKEN:
+            if each.overtaken_at == each.position:
+                raise LogCorrupt(
+                    f"{self._api.connection.url}: {each.at}: records from {each.position} on are gone, and no snapshot "
+                    f"has them; restore the app's stream, or start over with `streams reset`"
+                )
+            each.overtaken_at = each.position
         await self._drop(each)
         await self._open(each)
 
     async def _open(self, each: _Partition) -> None:
+        await self._topics.infos([each.at.topic])
         place = await self._topics.place(each.at)
         bounds = (await self._topics.bounds([each.at]))[each.at]
         start, end = bounds.start.offset(), bounds.end.offset()
         known = self._created.setdefault(each.at.topic, place.created)
         if known != place.created:
             raise TopicRecreated(
-                f"{self._api.connection.url}: {each.at.topic} was deleted and created again while it was read; start again"
+                f"{self._api.connection.url}: {each.at.topic} was deleted and created again while it was read; "
+                f"start again"
             )
         if each.position < start:
             topic, number = each.at
             raise PositionLost(topic=topic, partition=number, position=each.position, first=start)
         if each.position > end:
             raise DataError(
-                f"{self._api.connection.url}: {each.at}: the reader stands at {each.position} but the log ends at {end}: "
-                f"it lost its tail or was replaced; reset the reader, or bring the right log back"
+                f"{self._api.connection.url}: {each.at}: the reader stands at {each.position} but the log ends at "
+                f"{end}: it lost its tail or was replaced; reset the reader, or bring the right log back"
             )
         each.place, each.end = place, end
+        if place.compact:
+            manifest = (await self._topics.manifest(each.at))[1]
+            if manifest is not None and each.position < manifest.upto:
+                each.manifest, each.part, each.part_seq = manifest, 0, 1
+                return
+        each.seen = max(0, place.seq(each.position) - 1)
         each.inbox = self._api.connection.inbox()
         each.subscription = await self._api.connection.subscribe(
             each.inbox, lambda messages: self._receive(each, messages)
@@ -160,7 +198,7 @@ class JetStreamReader:
         subscription, each.subscription = each.subscription, None
         if subscription is not None:
             await subscription.close()
-        if each.consumer and each.place is not None and self._closed and self._api.connection.connected:
+        if each.consumer and each.place is not None and self._api.connection.connected:
             subject = f"$JS.API.CONSUMER.DELETE.{each.place.stream}.{each.consumer}"
             await self._api.connection.write(publication(subject, b""))
         each.consumer = ""
@@ -192,10 +230,14 @@ class JetStreamReader:
             if number != each.expected:
                 each.broken = each.broken or "a message is missing"
                 continue
+            assert each.place is not None
+            if each.place.compact and previous_of(message.head, seq) > each.seen:
+                each.broken = each.broken or OVERTAKEN
+                continue
             each.expected += 1
+            each.seen = seq
             each.asked = max(0, each.asked - 1)
             each.waiting.append((seq, time_ns, message))
-            assert each.place is not None
             each.end = max(each.end or 0, each.place.offset(seq + 1 + pending))
         self._arrived.set()
 
@@ -230,6 +272,32 @@ class JetStreamReader:
             ),
             each.position,
         )
+
+    async def _take_snapshot(self, each: _Partition) -> Fetched | None:
+        """The next block of the snapshot from the position on; behind its last one the log follows."""
+        manifest, place = each.manifest, each.place
+        assert manifest is not None
+        assert place is not None
+        subject = snapshot_subject(self._topics.owner(each.at), *each.at, manifest.id)
+        while each.part < manifest.blocks:
+            found = await next_block(self._api, place.stream, subject, each.part_seq, each.part)
+            if found is None:
+                each.manifest = None  # a later compaction has replaced it: open anew
+                return None
+            each.part_seq, block = found
+            each.part += 1
+            first = bisect_left(block.offsets, each.position)
+            whole = each.part == manifest.blocks
+            if first == len(block.offsets) and not whole:
+                continue
+            each.position = manifest.upto if whole else block.offsets[-1] + 1
+            if whole:
+                each.manifest = None
+            headers = block.headers[first:] if block.headers is not None else None
+            records = Records(block.keys[first:], block.values[first:], block.timestamps[first:], headers)
+            return Fetched(each.at, block.offsets[first:], records, each.position)
+        each.manifest, each.position = None, manifest.upto
+        return Fetched(each.at, [], Records(), each.position)
 
     def _take_block(self, each: _Partition) -> Fetched:
         assert each.place is not None

@@ -1,7 +1,7 @@
 """Topics: a stream for each of a user's, and a catalog of those that only an app reads.
 
-What must live here: making, describing, removing, trimming, and where a partition lies.  What must not: reading or writing
-records.
+What must live here: making, describing, removing, trimming, and where a partition lies.  What must not: reading or
+writing records.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from streams.connectors.jetstream.names import (
     catalog_subject,
     log_subject,
     out_filter,
+    snapshot_subject,
     token,
     topic_subject,
     trim_subject,
 )
+from streams.connectors.jetstream.snapshots import Manifest, decode_manifest
 from streams.connectors.memory.rules import check_spec
 from streams.core.log import TopicInfo, TopicSpec
 from streams.core.record import Bounds, Position, Positions, TopicPartition
@@ -48,6 +50,7 @@ class Place:
     subject: str
     packed: bool
     created: str
+    compact: bool = False
 
     def offset(self, seq: int) -> int:
         """The first offset of a message."""
@@ -79,10 +82,13 @@ class Topics:
         self._known: dict[str, TopicInfo] = {}
         self._created: dict[str, str] = {}
         self._app_streams: set[str] = set()
-        self._sources: set[tuple[str, str]] = set()
+        self.sources: set[tuple[str, str]] = set()
+        self.floors: dict[TopicPartition, int] = {}
 
-    async def open(self) -> str:
-        """Make the catalog; its creation time names this server's log."""
+    async def open(self, *others: Mapping[str, Any]) -> str:
+        """Make the catalog, whose creation time names this server's log, and ``others`` that apps share."""
+        for other in others:
+            await self._ensure(other)
         stream = await self._ensure(
             {
                 "name": CATALOG,
@@ -183,7 +189,20 @@ class Topics:
             return Place(token(at.topic), topic_subject(at.topic, at.partition), False, info.identity)
         stream = await self.ensure_app(info.spec.owner)
         subject = log_subject(info.spec.owner, at.topic, at.partition)
-        return Place(stream, subject, True, self._created[stream])
+        return Place(stream, subject, True, info.identity, info.spec.compact)
+
+    async def manifest(self, at: TopicPartition) -> tuple[int, Manifest | None]:
+        """What the last compaction of a partition has left, and the sequence of the message that says so (or 0)."""
+        owner = self._known[at.topic].spec.owner
+        stored = await self._api.message(app_stream(owner), last_by_subj=snapshot_subject(owner, *at))
+        found = decode_manifest(stored.payload) if stored is not None else None
+        if found is not None:
+            self.floors[at] = found.floor
+        return (stored.seq if stored is not None else 0), found
+
+    def owner(self, at: TopicPartition) -> str:
+        """The app that an internal topic belongs to; known once its place was asked for."""
+        return self._known[at.topic].spec.owner
 
     # ── made and removed ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -195,7 +214,8 @@ class Topics:
             check_spec(spec, held)
             if spec.kind == "user" and spec.compact:
                 raise ConfigurationError(
-                    f"topic {spec.name!r}: compact topics of users aren't there on JetStream yet; leave compact=True out"
+                    f"topic {spec.name!r}: compact topics of users aren't there on JetStream yet; leave "
+                    f"compact=True out"
                 )
             held[spec.name] = spec
         for name, spec in held.items():
@@ -229,20 +249,12 @@ class Topics:
                 await self._api.call(f"STREAM.DELETE.{token(name)}")
             else:
                 stream = await self.ensure_app(info.spec.owner)
-                await self._purge(stream, log_subject(info.spec.owner, name, "*"))
-                await self._purge(CATALOG, trim_subject(name, "*"))
-                await self._purge(CATALOG, catalog_subject(name))
+                await self._api.purge(stream, snapshot_subject(info.spec.owner, name, ">"))
+                await self._api.purge(stream, log_subject(info.spec.owner, name, "*"))
+                await self._api.purge(CATALOG, trim_subject(name, "*"))
+                await self._api.purge(CATALOG, catalog_subject(name))
             self._known.pop(name, None)
-            self._sources = {(topic, group) for topic, group in self._sources if topic != name}
-
-    async def _purge(self, stream: str, subject: str, before: int | None = None) -> None:
-        request: dict[str, Any] = {"filter": subject}
-        if before is not None:
-            request["seq"] = before
-        try:
-            await self._api.call(f"STREAM.PURGE.{stream}", request)
-        except ApiError as error:
-            raise self._api.failure(error, f"purging {subject}") from error
+            self.sources = {(topic, group) for topic, group in self.sources if topic != name}
 
     async def trim(self, positions: Positions) -> None:
         """Free what lies before each position: the mark first, so that nobody passes over a hole unawares."""
@@ -253,13 +265,13 @@ class Topics:
             if offset <= bounds[at].start.offset():
                 continue
             await self._api.connection.request(trim_subject(at.topic, at.partition), _encode(offset))
-            await self._purge(place.stream, place.subject, place.seq(offset))
+            await self._api.purge(place.stream, place.subject, before=place.seq(offset))
 
     # ── sources and bounds ────────────────────────────────────────────────────────────────────────────────────────
 
     async def ensure_source(self, topic: str, group: str) -> None:
         """See to it that a topic's stream takes in what the app stream of ``group`` holds for it."""
-        if (topic, group) in self._sources:
+        if (topic, group) in self.sources:
             return
         name = token(topic)
         while True:
@@ -269,7 +281,7 @@ class Topics:
             config = stream["config"]
             sources = config.get("sources") or []
             if any(source["name"] == app_stream(group) for source in sources):
-                self._sources.add((topic, group))
+                self.sources.add((topic, group))
                 return
             taken = {"src": out_filter(group, topic), "dest": topic_subject(topic, "{{wildcard(1)}}")}
             config["sources"] = [*sources, {"name": app_stream(group), "subject_transforms": [taken]}]
@@ -285,6 +297,8 @@ class Topics:
             place = await self.place(at)
             if not place.packed:
                 await self._taken_in(at)
+            elif place.compact:
+                await self.manifest(at)
             last = await self._api.message(place.stream, last_by_subj=place.subject)
             trimmed = await self._api.message(CATALOG, last_by_subj=trim_subject(at.topic, at.partition))
             start = _decode_offset(trimmed.payload) if trimmed is not None and trimmed.payload else 0
@@ -315,8 +329,8 @@ class Topics:
                 return
             if loop.time() > deadline:
                 raise LogUnavailable(
-                    f"{self._api.connection.url}: topic {at.topic} hasn't taken in what {behind[0]} holds for it; is it "
-                    f"at a limit (max_bytes, max_msgs)?"
+                    f"{self._api.connection.url}: topic {at.topic} hasn't taken in what {behind[0]} holds for it; "
+                    f"is it at a limit (max_bytes, max_msgs)?"
                 )
             await asyncio.sleep(RETRY_S)
             stream = await self._api.stream(token(at.topic))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from streams.connectors.jetstream.compaction import Policy
 from streams.connectors.jetstream.log import JetStreamLog
 from streams.core.log import Log
 from streams.testing.log_contract import LogContract
@@ -46,10 +47,15 @@ class TestJetStreamLog(LogContract):
         self.url = server
 
     def make_log(self) -> Log:
-        return JetStreamLog(self.url)
+        return JetStreamLog(self.url, compaction=Policy(min_bytes=1))
 
     async def maintain(self, log: Log, now_ms: int) -> bool:
+        await log.maintain(now_ms)
         return False
+
+    async def compact(self, log: Log, now_ms: int) -> bool:
+        await log.maintain(now_ms)
+        return True
 
     def reopen_log(self, log: Log) -> Log | None:
         return JetStreamLog(self.url)
