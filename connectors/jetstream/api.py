@@ -5,19 +5,17 @@ What must live here: requests, and what the server's error codes mean.  What mus
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from streams.connectors.jetstream.client import Connection, Message, header_of, publication
+from streams.connectors.jetstream.client import Connection
 from streams.errors import ConfigurationError, LogUnavailable, StreamsError
 
 __all__ = ["EXPECTED", "Api", "ApiError", "ErrorCode", "Stored"]
 
-STATUSES = (b"NATS/1.0 204", b"NATS/1.0 40", b"NATS/1.0 50")
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 
 
@@ -92,35 +90,6 @@ class Api:
         return Stored(
             held["seq"], base64.b64decode(held.get("data", "")), base64.b64decode(held.get("hdrs", "")), held["subject"]
         )
-
-    async def last_of(self, stream: str, filter: str) -> list[Stored]:
-        """The last message of each subject that ``filter`` matches (ADR-31).  A replica may answer: not for what must be
-        the newest.  Raises LogUnavailable."""
-        connection, found = self.connection, list[Stored]()
-        inbox, whole = connection.inbox(), asyncio.get_running_loop().create_future()
-
-        def hear(messages: list[Message]) -> None:
-            for message in messages:
-                if message.head.startswith(STATUSES):
-                    if not whole.done():
-                        whole.set_result(message.head[9:12])
-                    continue
-                subject, seq = (header_of(message.head, name) or b"" for name in (b"Nats-Subject", b"Nats-Sequence"))
-                found.append(Stored(int(seq), message.payload, message.head, subject.decode()))
-
-        subscription = await connection.subscribe(inbox, hear)
-        try:
-            request = _encode({"multi_last": [filter]})
-            await connection.write(publication(f"$JS.API.DIRECT.GET.{stream}", request, inbox))
-            async with asyncio.timeout(connection.timeout_s):
-                status = await whole
-        except TimeoutError:
-            raise LogUnavailable(f"{connection.url}: stream {stream} doesn't answer") from None
-        finally:
-            await subscription.close()
-        if status not in (b"204", b"404"):
-            raise LogUnavailable(f"{connection.url}: stream {stream} answers {status.decode()}; has it a leader?")
-        return found
 
     async def publish(
         self, subject: str, payload: bytes, *, after: int | None = None, ttl_s: int | None = None

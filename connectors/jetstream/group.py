@@ -34,6 +34,7 @@ __all__ = [
     "members_of",
     "news_subject",
     "subject_of",
+    "words_of",
 ]
 
 GROUPS = "S-=group"
@@ -96,7 +97,6 @@ def groups_config() -> dict[str, object]:
         "subjects": ["S.=group.>"],
         "max_msgs_per_subject": 1,
         "allow_msg_ttl": True,
-        "allow_direct": True,
         "description": "streams: which workers there are",
     }
 
@@ -104,13 +104,19 @@ def groups_config() -> dict[str, object]:
 async def heard(api: Api, group: str) -> dict[str, Words]:
     """What the members say, by id.  One whose words can't be read is left out: it is of another release."""
     found: dict[str, Words] = {}
-    for stored in await api.last_of(GROUPS, _member_filter(group)):
-        try:
-            words = _decode_words(stored.payload)
-        except msgspec.MsgspecError:
-            continue
-        found[words.id] = words
+    for subject in await api.subjects(GROUPS, _member_filter(group)):
+        stored = await api.message(GROUPS, last_by_subj=subject)
+        words = words_of(stored.payload) if stored is not None else None
+        if words is not None:
+            found[words.id] = words
     return found
+
+
+def words_of(payload: bytes) -> Words | None:
+    try:
+        return _decode_words(payload)
+    except msgspec.MsgspecError:
+        return None
 
 
 async def last_round(api: Api, group: str) -> tuple[int, Round | None]:

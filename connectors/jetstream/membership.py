@@ -3,12 +3,14 @@
 What must live here: saying that one is there, leading, following.  What must not: who gets what (``core.assignment``),
 the messages (``group``), what a worker does about it.
 
-    each worker, every beat:   say what it is and holds (Nats-TTL: the session)  ──▶ lead, if nobody does ──▶ read the round
-    the leader, besides:       read what everybody says ──▶ divide, if somebody came, went or has news ──▶ write the round
+    each worker, every beat    say what it is and holds (Nats-TTL: the session) ──▶ lead, if nobody does
+                               ──▶ read the round ──▶ say so
+    the leader, besides        read what everybody says ──▶ divide, if somebody came, went or has news
+                               ──▶ write the round
 
-Who takes a round over says so *before* it starts what is new in it, so that the next round knows what it may be running;
-one that hasn't said so yet is taken to run what it was told.  The lease of the leader is renewed and taken over by
-compare-and-set, and so is a round written: a leader that was away finds that another has gone on.
+Who takes a round over says so *before* it starts what is new in it, so that the next round knows what it may be
+running; one that hasn't said so yet is taken to run what it was told.  The lease of the leader is renewed and taken
+over by compare-and-set, and so is a round written: a leader that was away finds that another has gone on.
 
 Advice only: a worker that stood still finds at its next step that its session is over, and stops its tasks; a commit of
 a task that has moved on is refused by the log.
@@ -34,6 +36,7 @@ from streams.connectors.jetstream.group import (
     last_round,
     news_subject,
     subject_of,
+    words_of,
 )
 from streams.core.assignment import MemberState, Share
 from streams.core.membership import Assignment, Member, Wanted
@@ -72,6 +75,7 @@ class JetStreamMembership:
         # What the group has said.
         self._seq = 0
         self._lead_seq = 0
+        self._led = 0.0
         self._number = -1
         self._share = Share()
         self._in = False
@@ -135,8 +139,10 @@ class JetStreamMembership:
         self._in = False
         self._current = Assignment()
         try:
-            if self._lead_seq:
-                await self._api.purge(GROUPS, subject_of(self._group, "lead"))
+            lead = subject_of(self._group, "lead")
+            stored = await self._api.message(GROUPS, last_by_subj=lead) if self._lead_seq else None
+            if stored is not None and stored.seq == self._lead_seq:
+                await self._api.purge(GROUPS, lead)
             if self._seq and not self._member.name:
                 await self._api.purge(GROUPS, self._subject)
             await self._tell()
@@ -180,12 +186,12 @@ class JetStreamMembership:
         await self._say()
         if await self._leads():
             await self._lead()
-        number = self._number
         await self._follow()
-        if self._number != number:
+        if self._in and self._number >= 0:
             await self._say()  # before the worker hears of it
-            self._current = self._share.assignment
-            self._changed.set()
+            if self._said is not None and self._said.generation == self._number:
+                self._current = self._share.assignment
+                self._changed.set()
 
     async def _say(self) -> None:
         """Be there for another session, with what is new."""
@@ -222,7 +228,7 @@ class JetStreamMembership:
         """The last word under this name isn't the one that we know: an answer was lost, the session is over, or another
         worker has the name."""
         stored = await self._api.message(GROUPS, last_by_subj=self._subject)
-        words = (await heard(self._api, self._group)).get(self._id) if stored is not None else None
+        words = words_of(stored.payload) if stored is not None else None
         if stored is not None and words is not None and words.incarnation != self._incarnation and self._in:
             raise ConfigurationError(
                 f"{self._api.connection.url}: group {self._group}: another worker is called {self._id!r}; give each a "
@@ -239,13 +245,16 @@ class JetStreamMembership:
         subject, mine = subject_of(self._group, "lead"), self._incarnation.encode()
         if not self._in:
             return False
+        if self._lead_seq and self._now() < self._led + self._beat_s / 2:
+            return True
+        now = self._now()
         if not self._lead_seq:
             stored = await self._api.message(GROUPS, last_by_subj=subject)
             if stored is not None and stored.payload and stored.payload != mine:
                 return False
             self._lead_seq = stored.seq if stored is not None else 0
         seq = await self._api.publish(subject, mine, after=self._lead_seq, ttl_s=self._session_s)
-        self._lead_seq = seq or 0
+        self._lead_seq, self._led = seq or 0, now
         return seq is not None
 
     async def _lead(self) -> None:
@@ -286,7 +295,11 @@ class JetStreamMembership:
         """Read the round; what it says to this life of the worker is what it follows."""
         _, round = await last_round(self._api, self._group)
         told = round.told.get(self._id) if round is not None else None
-        if round is None or told is None or told.incarnation != self._incarnation:
+        if told is not None and told.incarnation != self._incarnation:
+            if self._in and self._share != Share():
+                self._said = None  # say it again, at the next beat: whether another life has this name shows there
+            return
+        if round is None or told is None:
             if self._share != Share():
                 self._out("the group has gone on without it")
             return
