@@ -60,7 +60,7 @@ def scene(
     ledger, gates = Ledger(broker, name), Gates(directory / "gates")
     env = {"APP": name, "GATES": str(gates.folder), "SABOTAGE": sabotage}
     ledger.send(2)
-    with Fleet(APP, broker.bootstrap, directory, settings=settings, program=HOOKED, **env) as fleet:
+    with Fleet(APP, broker.bootstrap, directory, settings=settings, program=HOOKED, env=env) as fleet:
         fleet.start_all(workers)
         fleet.until(ledger.done, "the first results")
         yield Scene(ledger, fleet, gates)
