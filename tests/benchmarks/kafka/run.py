@@ -181,7 +181,8 @@ def page(rows: Sequence[Row], results: Results, rounds: int, more: Sequence[str]
             "restore. Kafka Streams runs a processor with one thread on a RocksDB store with its cache on "
             "(`exactly_once_v2`); its just-in-time compiler and garbage collector count, and a second line leaves out "
             "the first third of the messages. Bytewax can't write to Kafka exactly once: it runs at least once, with "
-            "recovery data on disk. What takes long gets fewer messages.",
+            "recovery data on disk. What takes long gets fewer messages. The broker's CPU time is that of the whole run, "
+            "the contender's start included, which weighs where messages are few.",
             "",
         ]
     for row in rows:
