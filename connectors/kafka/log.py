@@ -103,6 +103,12 @@ class KafkaLog:
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
         return await self._offsets.bounds(partitions)
 
+    async def offsets_at(self, times: Mapping[TopicPartition, int]) -> Positions:
+        found = await self._offsets.at(times)
+        late = [at for at, offset in found.items() if offset < 0]
+        ends = await self._offsets.bounds(late)
+        return {at: ends[at].end if at in ends else Position.at(offset) for at, offset in found.items()}
+
     def reader(self, positions: Positions) -> KafkaReader:
         return KafkaReader(self._cluster, self._offsets, positions, max_wait_ms=self.config.fetch_max_wait_ms)
 

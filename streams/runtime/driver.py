@@ -21,7 +21,7 @@ from typing import cast
 
 from streams.core.batch import NEVER
 from streams.core.capability import GuaranteeName
-from streams.core.checkpoint import claimed, decode_checkpoint, encode_checkpoint, partition_key
+from streams.core.checkpoint import Checkpoint, claimed, decode_checkpoint, encode_checkpoint, partition_key
 from streams.core.graph import SourceNode, Subtopology
 from streams.core.log import Append, Commit, Log, Reader, TaskRef, TaskWriter
 from streams.core.plan import Captured, Plan
@@ -46,6 +46,7 @@ from streams.runtime.metrics import Metrics
 from streams.runtime.readers import open_reader
 from streams.runtime.requests import Requests
 from streams.runtime.restore import Progress, Restoration, restore
+from streams.runtime.starts import first_position
 from streams.runtime.stores import Stores
 
 logger = logging.getLogger("streams")
@@ -202,7 +203,7 @@ class Driver:
                 claim=uuid.uuid4().hex[:12],
             )
             renewed = previous is not None and decode_checkpoint(previous).topology < services.topology_version
-            checkpoint, lost = resolve_inputs(checkpoint, await self._input_facts(), renewed=renewed)
+            checkpoint, lost = resolve_inputs(checkpoint, await self._input_facts(checkpoint), renewed=renewed)
             services.metrics.of(services.metrics.lost, self.id, lost)
             stored = encode_checkpoint(checkpoint)
             await self._writer.commit(Commit(stored))
@@ -255,7 +256,7 @@ class Driver:
         if await self._services.log.checkpoint(self._ref) != self._stored:
             raise Fenced(f"another owner has claimed the task and freed what it has read ({error})") from error
 
-    async def _input_facts(self) -> dict[TopicPartition, InputFacts]:
+    async def _input_facts(self, checkpoint: Checkpoint) -> dict[TopicPartition, InputFacts]:
         nodes: dict[TopicPartition, SourceNode] = {}
         for node in self._subtopology.sources:
             assert node.reads is not None
@@ -268,8 +269,10 @@ class Driver:
                 raise ConfigurationError(
                     f"topic {at.topic!r} doesn't exist on {log.url}; create it there, or mend its name"
                 )
-            bounds = await log.bounds([at])
-            facts[at] = InputFacts(bounds[at], info.identity, node.on_lost, internal=info.spec.kind != "user")
+            bounds = (await log.bounds([at]))[at]
+            known = checkpoint.position(at) is not None
+            first = None if known else await first_position(log, at, node.start, bounds)
+            facts[at] = InputFacts(bounds, info.identity, node.on_lost, info.spec.kind != "user", first)
         return facts
 
     async def _let_go(self, reader: Reader | None, store: Store | None) -> None:
