@@ -270,7 +270,8 @@ class Worker:
             self._stop(task)
         await self.standbys.keep(assignment.standby)
         for task in gone:
-            await asyncio.wait({self._running.pop(task)})
+            await asyncio.wait({self._running[task]})  # a stop of the worker that comes now waits for it as well
+            del self._running[task]
             self.drivers.pop(task, None)
             self.deliveries.pop(task, None)
         for task in sorted(assignment.active - self._running.keys()):

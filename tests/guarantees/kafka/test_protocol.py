@@ -14,7 +14,7 @@ import pytest
 from tests.brokers.kafka.broker import KafkaBroker
 from tests.guarantees.kafka.fleet import SETTINGS, Fleet, FleetWorker, paused
 from tests.guarantees.kafka.ledger import APP, Gates, Ledger
-from tests.guarantees.kafka.verifier import hanging
+from tests.guarantees.kafka.verifier import hanging, members
 
 HOOKED = ("-m", "tests.guarantees.kafka.hooked")
 FENCED = "another owner has taken over"
@@ -161,3 +161,22 @@ def test_a_transaction_that_the_broker_timed_out_is_done_again_from_the_last_com
         at.gates.open(task, "end")
         at.until(lambda: at.fleet.lines(f"{task}.*{TIMED_OUT}"), "the task to be told")
         at.verdict("")
+
+
+def test_a_worker_that_is_stopped_while_it_lets_go_of_a_task_waits_for_that_task_s_commit(
+    kafka: KafkaBroker, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    with scene(kafka, unique("let-go"), tmp_path, 1) as at:
+        task, worker = "accounts-1", at.fleet.running[0]
+        at.gates.close(task, "begin")
+        at.ledger.send(1)
+        at.until(at.gates.reached(task, "begin"), "the task to come to its commit")
+        with paused(worker):
+            at.until(lambda: not members(kafka.bootstrap, at.ledger.name), "its session to end")
+        at.until(lambda: "this worker is out" in worker.said, "the worker to hear of it, and to stop its tasks")
+        worker.ask_to_leave()
+        at.until(lambda: "committing and leaving" in worker.said, "the worker to hear that it has to stop")
+        at.gates.open(task, "begin")
+        del at.fleet.running[0]
+        worker.left()
+        assert at.ledger.posted(1) == at.ledger.wanted(1), "the commit that was on its way is lost"
