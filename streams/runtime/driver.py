@@ -378,7 +378,9 @@ class Driver:
         if services.guarantee == "at_least_once":
             appends = await self._send_ahead(appends)
         stored = encode_checkpoint(captured.checkpoint)
-        ends = await writer.commit(Commit(stored, appends, captured.positions))
+        # Another log's partitions aren't this one's to keep offsets of: Kafka would refuse the whole commit.
+        own = {at: position for at, position in captured.positions.items() if at.topic not in services.foreign}
+        ends = await writer.commit(Commit(stored, appends, own))
         self._stored = stored
         task.committed(captured, ends)
         self._commits += 1
