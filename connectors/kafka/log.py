@@ -92,7 +92,8 @@ class KafkaLog:
         await self._topics.trim(positions)
 
     async def maintain(self, now_ms: int) -> None:
-        """The brokers do it."""
+        """The brokers do it.  What others did to our topics meanwhile is an error here (``Topics.check``)."""
+        await self._topics.check()
 
     def compaction_floor(self, partition: TopicPartition) -> Position:
         """Kafka can't tell; stores go by their age instead (``Limits.tombstones_kept_ms``)."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.protocol.admin import (
@@ -174,6 +175,25 @@ class Topics:
             await asyncio.sleep(RETRY_S)
         for name in names:
             self._declared.pop(name, None)
+
+    async def check(self) -> None:
+        """See whether the declared topics of users still are what they were: others may alter or delete them while the
+        app runs.  Raises TopicMismatch (keys go to other partitions now), ConfigurationError (deleted)."""
+        declared = {name: spec for name, spec in self._declared.items() if spec.kind == "user"}
+        if not declared:
+            return
+        found = await self._cluster.refresh(declared)
+        for name, spec in declared.items():
+            if name in found:
+                _check(spec, replace(spec, partitions=len(found[name].leaders)))
+                continue
+            try:
+                await self._cluster.leaders([TopicPartition(name, 0)])
+            except ConfigurationError as error:
+                raise ConfigurationError(
+                    f"{self._cluster.url}: topic {name!r} was deleted while the app ran; create it again, and if the "
+                    f"app has read from it, start over with `streams reset`"
+                ) from error
 
     async def trim(self, positions: Positions) -> None:
         """Delete what lies before each position (KIP-107)."""
