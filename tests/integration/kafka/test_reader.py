@@ -1,4 +1,4 @@
-"""Reading what others have written to a real broker, beyond the contract: foreign batches, transactions, gaps, changes."""
+"""Reading what others have written, beyond the contract: foreign batches, transactions, gaps, topics that change."""
 
 from __future__ import annotations
 
@@ -280,12 +280,12 @@ def test_a_compacted_topic_is_read_to_its_end_over_gaps_and_batches_without_reco
                     if sum(map(len, found)) < 60:
                         break
             reader = log.reader({at: bounds.start})
-            last = dict(
-                (key, value)
+            last = {
+                key: value
                 for batch in await read_to(reader, at, bounds.end)
                 for key, value in zip(batch.records.keys, batch.records.values, strict=True)
                 if key is not None and key.isdigit()
-            )
+            }
             await reader.close()
             assert last == {b"%d" % number: b"18" for number in range(10)}
             for since in range(bounds.start.offset(), bounds.end.offset(), 7):
