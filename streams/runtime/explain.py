@@ -28,6 +28,7 @@ from streams.dsl.blueprint import changelog_topic
 from streams.operators.agent import Agent
 from streams.operators.map import Peek
 from streams.runtime.draw import place_of, short_name
+from streams.runtime.places import is_shared
 
 __all__ = ["Edge", "Explanation", "explain"]
 
@@ -181,6 +182,8 @@ def _warnings(app: App, log_url: str, capabilities: Capabilities, edges: list[Ed
         found.append("the log survives nothing: it is gone with its process")
     elif capabilities.durable is Durability.PROCESS:
         found.append("a power failure may take back the last commits (durable=false); each is still all or nothing")
+    if app.standbys and not is_shared(log_url):
+        found.append(f"standbys={app.standbys} has no effect: on this log there is one worker, and nobody to follow it")
     blueprint = app.build()
     written = {spec.name for node in app.graph.nodes for spec in node.writes}
     for subtopology in blueprint.subtopologies:
