@@ -32,6 +32,7 @@ CAPABILITIES = Capabilities(
     transactional=True,
     fences=True,
     detects_recreation=True,
+    expires_by_timestamp=True,
 )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -20,6 +21,7 @@ from streams.core.log import Append, Commit, Log, Reader, Sink, SinkWriter, Task
 from streams.core.record import Fetched, Position, Records, TopicPartition
 from streams.dsl.foreign import Outbox
 from streams.errors import Fenced, PositionLost, RetryableError
+from streams.runtime.retention import Expiry
 
 logger = logging.getLogger("streams")
 
@@ -35,7 +37,15 @@ class Delivery:
     """Delivers one partition of an outbox until it is stopped."""
 
     def __init__(
-        self, ref: TaskRef, log: Log, sink: Sink, target: Log, outbox: Outbox, partition: int, topology: int
+        self,
+        ref: TaskRef,
+        log: Log,
+        sink: Sink,
+        target: Log,
+        outbox: Outbox,
+        partition: int,
+        topology: int,
+        expiry: Expiry,
     ) -> None:
         self.id = ref.name
         self.delivered = Position()
@@ -46,6 +56,7 @@ class Delivery:
         self.at = TopicPartition(outbox.topic.name, partition)
         self._ref = ref
         self._topology = topology
+        self._expiry = expiry
         self._stop = asyncio.Event()
         self._checkpoint: Checkpoint | None = None
         self._reader: Reader | None = None
@@ -109,7 +120,9 @@ class Delivery:
             while not self._stop.is_set():
                 for batch in await reader.fetch([self.at], max_records=BATCH_RECORDS, wait_s=WAIT_S):
                     position = self.delivered.advanced(batch.lane, batch.next_offset)
-                    await sink.deliver(self._spread(batch), _encode_position(position))
+                    appends = self._spread(batch)
+                    self._expiry.look(appends, time.time_ns() // 1_000_000)
+                    await sink.deliver(appends, _encode_position(position))
                     self.delivered = position
                 if loop.time() >= checkpoint_at:
                     await self._keep(writer)
@@ -136,7 +149,7 @@ class Delivery:
         target, records = self._outbox.target, batch.records
         parts: dict[int, Records] = {}
         headers = records.headers or [None] * len(records)
-        for key, value, time, header in zip(records.keys, records.values, records.timestamps, headers, strict=True):
+        for key, value, at, header in zip(records.keys, records.values, records.timestamps, headers, strict=True):
             if key is None:
                 number = self.at.partition % target.partitions
             else:
@@ -144,7 +157,7 @@ class Delivery:
             part = parts.setdefault(number, Records([], [], [], [] if records.headers is not None else None))
             part.keys.append(key)
             part.values.append(value)
-            part.timestamps.append(time)
+            part.timestamps.append(at)
             if part.headers is not None:
                 part.headers.append(header)
         return [Append(TopicPartition(target.name, number), part) for number, part in sorted(parts.items())]

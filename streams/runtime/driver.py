@@ -46,6 +46,7 @@ from streams.runtime.metrics import Metrics
 from streams.runtime.readers import open_reader
 from streams.runtime.requests import Requests
 from streams.runtime.restore import Progress, Restoration, restore
+from streams.runtime.retention import Expiry
 from streams.runtime.starts import first_position
 from streams.runtime.stores import Stores
 
@@ -88,6 +89,7 @@ class Services:
     barrier_timeout_ms: int = 30_000
     max_restarts: int = 5
     progress: Progress = field(default=lambda task, done, total: None)
+    expiry: Expiry = field(default_factory=lambda: Expiry({}))
 
 
 class Driver:
@@ -377,6 +379,7 @@ class Driver:
         appends = captured.appends
         if services.guarantee == "at_least_once":
             appends = await self._send_ahead(appends)
+        services.expiry.look(appends, services.clock.now_ms())
         stored = encode_checkpoint(captured.checkpoint)
         # Another log's partitions aren't this one's to keep offsets of: Kafka would refuse the whole commit.
         own = {at: position for at, position in captured.positions.items() if at.topic not in services.foreign}

@@ -44,6 +44,7 @@ from streams.runtime.places import is_shared
 from streams.runtime.replies import replies_topic
 from streams.runtime.requests import Requests
 from streams.runtime.restore import Progress
+from streams.runtime.retention import Expiry, watch_expiry
 from streams.runtime.standby import Standby, Standbys
 from streams.runtime.stores import Stores
 from streams.runtime.ticker import Ticker
@@ -108,6 +109,7 @@ class Worker:
         self._background: list[asyncio.Task[None]] = []
         self._failure: asyncio.Future[None] | None = None
         self._refs: Mapping[str, TaskRef] = {}
+        self._expiry = Expiry({})
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -129,6 +131,7 @@ class Worker:
         try:
             await self._open_foreign()
             await self._prepare_patiently()
+            self._expiry = await watch_expiry(self.app, self.log, self._foreign, self._clock.now_ms())
             self.app.attach(self)
             for hook in self.app.start_hooks:
                 await hook()
@@ -239,6 +242,7 @@ class Worker:
             commit_interval_s=app.commit_interval_ms / 1000,
             barrier_timeout_ms=app.barrier_timeout_ms,
             progress=self._progress,
+            expiry=self._expiry,
         )
 
     async def _follow_assignments(self) -> None:
@@ -305,7 +309,9 @@ class Worker:
             if task in outbox.task_ids:
                 target = self._foreign[outbox.target.name]
                 partition = outbox.task_ids.index(task)
-                made = Delivery(ref, self.log, LogSink(target), target, outbox, partition, self.app.version)
+                made = Delivery(
+                    ref, self.log, LogSink(target), target, outbox, partition, self.app.version, self._expiry
+                )
                 self.deliveries[task] = made
                 return made
         subtopology, partition = self.blueprint.subtopology_of_task(task)
