@@ -261,7 +261,10 @@ class Worker:
             self._membership.report(self._running.keys(), self._running.keys() | self.standbys.ready)
 
     def _introduction(self) -> Member:
-        return replace(self.member, version=self.app.version, fingerprint=self.blueprint.record.fingerprint)
+        stored = self.member.stored & set(self.blueprint.tasks)
+        return replace(
+            self.member, version=self.app.version, fingerprint=self.blueprint.record.fingerprint, stored=stored
+        )
 
     def _wanted(self) -> Wanted:
         stateful = {task for each in self.blueprint.subtopologies if each.states for task in each.task_ids}
