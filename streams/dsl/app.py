@@ -334,6 +334,7 @@ class App:
             self.internal(label, "inbox", f"the inbox of agent {label}"), source.partitions, "repartition"
         )
         self.uncounted.add(inbox.name)
+        values = values.at(inbox.name)
         asked = Source(name=f"{label}.inbox", topic=inbox, decode=values.decode, timed=False, aligned=False)
         self.add(asked)
         node = AgentNode(

@@ -111,9 +111,11 @@ def make_table(
     topic: Topic[Any, Any] | None = None
     if source is not None:
         topic = declare_topic(app, source, key=key, value=value, compacted=True) if isinstance(source, str) else source
-        keys, wire, values = ordered_key_codec(topic.key_type), topic.key_codec, topic.value_codec
+        keys = ordered_key_codec(topic.key_type).at(topic.name, "key")
+        wire, values = topic.key_codec, topic.value_codec
     else:
-        keys, wire, values = ordered_key_codec(key), key_codec(key), value_codec(value)
+        keys, wire = ordered_key_codec(key).at(name, "key"), key_codec(key).at(name, "key")
+        values = value_codec(value).at(name)
     state = StateSpec(
         app.state_name(name), "keyed", values.encode, values.decode, f"table/1/{keys.name}", values.schema
     )

@@ -129,7 +129,8 @@ def declare_topic(
         location,
     )
     undeclared = frozenset(field for field, given in said.items() if given is None)
-    topic: Topic[Any, Any] = Topic(app, spec, key_codec(key), value_codec(value), value, key, undeclared)
+    keys, values = key_codec(key).at(name, "key"), value_codec(value).at(name)
+    topic: Topic[Any, Any] = Topic(app, spec, keys, values, value, key, undeclared)
     known = app.topics.setdefault(name, topic)
     if (known.declared, known.value_codec.schema, known.key_codec.schema) != (
         spec,

@@ -37,6 +37,7 @@ from streams.errors import (
     LogUnavailable,
     PositionLost,
     RetryableError,
+    ServiceUnavailable,
     StoreCorrupt,
 )
 from streams.operators.agent import AgentWork
@@ -168,8 +169,8 @@ class Driver:
                 logger.warning("task %s goes on from the first record that is left: %s", self.id, error)
                 await self._pause(MAX_WAIT_S)
             except RetryableError as error:
-                # An outage of the log is waited out; what is wrong with the task itself isn't tried for ever.
-                waits = isinstance(error, LogUnavailable | CommitUnknown)
+                # An outage is waited out; what is wrong with the task itself isn't tried for ever.
+                waits = isinstance(error, LogUnavailable | CommitUnknown | ServiceUnavailable)
                 restarts = 0 if self._commits > committed_before + 1 else restarts + 1
                 self._services.metrics.of(self._services.metrics.restarts, self.id, 1)
                 if not waits and (
