@@ -121,16 +121,23 @@ class Topics:
         request = CreateTopicsRequest(entries, self._wait_ms, False)
         response = await self._cluster.send(self._cluster.any_node(), request, self._lane)
         plainer: list[tuple[str, int, Mapping[str, str]]] = []
+        there: set[str] = set()
         for name, code, message in response.topic_errors:
             _, partitions, config = next(each for each in wanted if each[0] == name)
             if code == INVALID_CONFIG and ANY_TIME.items() <= config.items():
                 plainer.append((name, partitions, {key: config[key] for key in config if key not in ANY_TIME}))
-            elif code not in (Code.NONE, Code.TOPIC_ALREADY_EXISTS):  # another worker may have been quicker
+            elif code == Code.TOPIC_ALREADY_EXISTS:  # another worker was quicker, and may want fewer partitions
+                there.add(name)
+            elif code != Code.NONE:
                 raise _refused(
                     code, f"{self._cluster.url}: creating topic {name} with {partitions} partitions", message
                 )
         await self._create(plainer)
-        made = [TopicPartition(name, number) for name, partitions, _ in wanted for number in range(partitions)]
+        made = [
+            TopicPartition(name, number)
+            for name, partitions, _ in wanted
+            for number in range(1 if name in there else partitions)
+        ]
         await self._cluster.leaders(made, anew=True, patience_s=PATIENCE_S)
 
     async def ensure_slots(self, topic: str, slots: int) -> None:
