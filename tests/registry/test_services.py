@@ -66,7 +66,11 @@ def test_a_codec_is_told_the_topic_and_the_part_wherever_it_is_used() -> None:
         ("orders.dedupe", "value"),
     }
     internal = {(topic.split(".", 1)[1], part) for topic, part in told if topic.startswith("shop.")}
-    assert internal == {("orders.by-customer", "key"), ("orders.by-customer", "value"), ("watch.inbox", "value")}
+    assert internal == {
+        ("orders.by-customer.repartition", "key"),
+        ("orders.by-customer.repartition", "value"),
+        ("watch.inbox", "value"),
+    }
     with TestDriver(app) as driver:
         driver.send("orders", {"customer": "a"}, key=1)
         assert driver.outputs("by-customer") == [("a", {"customer": "a"})]
