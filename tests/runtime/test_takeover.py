@@ -25,6 +25,7 @@ from streams.testing.loop import VirtualClock, VirtualLoop
 
 ORDERS = TopicPartition("orders", 0)
 TASK = "shop.orders-0"
+LAG = "streams_standby_lag_records"
 
 
 class Told:
@@ -127,6 +128,7 @@ def test_a_standby_takes_over_with_what_it_has_and_restores_only_the_tail() -> N
         await until(lambda: told_second.ready == {TASK})
         assert told_second.held == frozenset()
         assert [each["phase"] for each in Status(second, 60).tasks()] == ["standby"]
+        assert second.metrics.registry.get_sample_value(LAG, {"app": "shop", "task": TASK}) == 0
         crew.restored.clear()
         told_first.tell()
         told_second.tell([TASK])
@@ -135,6 +137,7 @@ def test_a_standby_takes_over_with_what_it_has_and_restores_only_the_tail() -> N
         await crew.send(["a"])
         await until(lambda: counts(stores_second) == {"a": 501, "b": 500})
         assert not second.standbys.by_task
+        assert second.metrics.registry.get_sample_value(LAG, {"app": "shop", "task": TASK}) is None
         assert not first.drivers
 
     play(story)
