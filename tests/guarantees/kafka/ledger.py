@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +97,7 @@ class Gates:
         """The worker that waits there (or has)."""
         number = int((self.folder / f"{task}.{step}.reached").read_text())
         return next(worker for worker in fleet.running.values() if worker.process.pid == number)
+
+    def shares(self, tasks: Iterable[str]) -> Counter[str]:
+        """How many of the tasks each process runs."""
+        return Counter((self.folder / f"{task}.runs.reached").read_text() for task in tasks)

@@ -17,6 +17,7 @@ from tests.guarantees.kafka.ledger import APP, Gates, Ledger
 from tests.guarantees.kafka.verifier import hanging, members
 
 HOOKED = ("-m", "tests.guarantees.kafka.hooked")
+TASKS = ("events-0", "events-1", "accounts-0", "accounts-1")
 FENCED = "another owner has taken over"
 TIMED_OUT = "the broker timed the transaction out"
 
@@ -63,6 +64,10 @@ def scene(
     with Fleet(APP, broker.bootstrap, directory, settings=settings, program=HOOKED, env=env) as fleet:
         fleet.start_all(workers)
         fleet.until(ledger.done, "the first results")
+        # A task that is still to be moved would be held at a gate on its way, and its worker with it.
+        fleet.until(
+            lambda: set(gates.shares(TASKS).values()) == {len(TASKS) // workers}, "the tasks to be shared evenly"
+        )
         yield Scene(ledger, fleet, gates)
 
 
