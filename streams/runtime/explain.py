@@ -121,7 +121,7 @@ def explain(app: App, log_url: str, of: CapabilitiesOf) -> Explanation:
             for state in each.states.values()
         ],
         edges=edges,
-        warnings=_warnings(app, capabilities, of),
+        warnings=[*_warnings(app, capabilities, of), *_about_standbys(app, log_url)],
     )
 
 
@@ -165,6 +165,12 @@ def _edges(app: App, subtopology: Subtopology, capabilities: Capabilities, of: C
     return found
 
 
+def _about_standbys(app: App, log_url: str) -> list[str]:
+    if not app.standbys or is_shared(log_url):
+        return []
+    return [f"standbys={app.standbys} has no effect: on this log there is one worker, and nobody to follow it"]
+
+
 def _outside(node: Node) -> Derived:
     what = "a peek" if isinstance(node, Peek) else "an HTTP call of an agent"
     return Derived(Guarantee.AT_LEAST_ONCE, f"{what} isn't part of the commit: it is repeated after a crash")
@@ -179,8 +185,6 @@ def _warnings(app: App, capabilities: Capabilities, of: CapabilitiesOf) -> list[
         found.append("the log survives nothing: it is gone with its process")
     elif capabilities.durable is Durability.PROCESS:
         found.append("a power failure may take back the last commits (durable=false); each is still all or nothing")
-    if app.standbys and not is_shared(log_url):
-        found.append(f"standbys={app.standbys} has no effect: on this log there is one worker, and nobody to follow it")
     blueprint = app.build()
     written = {spec.name for node in app.graph.nodes for spec in node.writes}
     for subtopology in blueprint.subtopologies:
