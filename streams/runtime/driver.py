@@ -127,6 +127,11 @@ class Driver:
         self._stop.set()
 
     @property
+    def stopping(self) -> bool:
+        """The task was asked to let go."""
+        return self._stop.is_set()
+
+    @property
     def lag(self) -> int:
         """Offsets between the committed positions and the ends of the inputs as the reader knows them now."""
         task, reader = self.task, self._reader

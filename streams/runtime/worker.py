@@ -100,6 +100,7 @@ class Worker:
         self.deliveries: dict[str, Delivery] = {}
         self.ticker: Ticker | None = None
         self.assigned = False
+        self._leaving = False
         shared = is_shared(log.url)
         self._replies = replies_topic(app.name) if shared and app.agents else None
         self._requests = Requests(log, clock, self._replies)
@@ -340,6 +341,7 @@ class Worker:
 
     async def _shut_down(self) -> None:
         """Let every task commit and go; then end what runs beside them."""
+        self._leaving = True
         for task in self._background:
             if task.get_name() == ASSIGNMENTS:  # so that none is started that nobody would stop
                 task.cancel()
@@ -470,9 +472,15 @@ class Worker:
         return None if value is None else view.result(value)
 
     def held(self, task: str, state: str) -> KeyedState[Any] | None:
-        """The state of a task that runs here; None of one that doesn't."""
+        """The state of a task that runs here; None of one that doesn't.
+
+        One that was taken away isn't read any more: this worker may have been out of the group for a while, and while
+        its last commit waits for a log that doesn't answer, the next owner's go on.
+        """
         driver = self.drivers.get(task)
-        return None if driver is None or driver.task is None else driver.task.context.keyed(state)
+        if driver is None or driver.task is None or (driver.stopping and not self._leaving):
+            return None
+        return driver.task.context.keyed(state)
 
     def ref(self, task: str) -> TaskRef:
         """Where a task is on the log; known once the worker works."""
