@@ -17,6 +17,7 @@ from streams.core.duration import Duration, parse_duration_ms
 from streams.core.graph import Graph, Node
 from streams.core.log import TopicInfo, TopicSpec
 from streams.core.policy import Action
+from streams.core.spread import How
 from streams.core.state import StateSpec
 from streams.dsl.agent import Agent, sinks_of
 from streams.dsl.blueprint import Blueprint
@@ -108,6 +109,7 @@ class App:
         self.views: dict[str, TableView] = {}
         self.agents: dict[str, Agent[Any, Any]] = {}
         self.outboxes: dict[str, Outbox] = {}
+        self.spreads: dict[str, How] = {}  # how topics are spread that aren't by key
         self.uncounted: set[str] = set()  # internal topics whose number of partitions nobody gave
         self.timers: list[Timer] = []
         self.start_hooks: list[Callable[[], Awaitable[None]]] = []
@@ -139,6 +141,7 @@ class App:
         retention: Duration | None = None,
         retention_bytes: int | None = None,
         compact: bool | None = None,
+        partitioner: How = "key",
     ) -> Topic[Any, Any]:
         """A topic on the app's log, created at start if it isn't there; or ``<log>/<topic>`` on another log.
 
@@ -146,6 +149,8 @@ class App:
         partitions: of one that is created, the app's by default, or as many as a topic has with which it is joined.
         retention, retention_bytes: how long or how much is kept; everything by default.  compact: only the last
         record of each key is kept.
+        partitioner: where the app's records go: "key" (those without one a batch to a partition), "round_robin",
+        "random", or a function of the key's bytes (or None) and the number of partitions.
         Where the topic exists, what isn't given here is as it is there, and what is given has to be equal: else the
         worker doesn't start (TopicMismatch).  The same name gives the same topic; other settings raise
         ConfigurationError.
@@ -159,6 +164,7 @@ class App:
             retention=retention,
             retention_bytes=retention_bytes,
             compact=compact,
+            partitioner=partitioner,
         )
 
     @overload

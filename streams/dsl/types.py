@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, get_type_hints
 from streams.core.duration import Duration, to_epoch_ms
 from streams.core.graph import Start
 from streams.core.policy import Action
+from streams.core.spread import How
 from streams.dsl.codec import Codec, value_codec
 from streams.errors import ConfigurationError
 
@@ -43,6 +44,7 @@ class TopicSettings(TypedDict, total=False):
     retention: Duration | None
     retention_bytes: int | None
     compact: bool | None
+    partitioner: How
 
 
 class StreamSettings(TypedDict, total=False):

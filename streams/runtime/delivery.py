@@ -12,15 +12,16 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
 
 import msgspec
 
 from streams.core.checkpoint import Checkpoint, claimed, decode_checkpoint, encode_checkpoint, partition_key
-from streams.core.log import Append, Commit, Log, Reader, Sink, SinkWriter, TaskRef, TaskWriter
-from streams.core.record import Fetched, Position, Records, TopicPartition
+from streams.core.log import Commit, Log, Reader, Sink, SinkWriter, TaskRef, TaskWriter
+from streams.core.record import Position, TopicPartition
+from streams.core.spread import BY_KEY, How, Spread
 from streams.dsl.foreign import Outbox
 from streams.errors import Fenced, PositionLost, RetryableError
+from streams.runtime.producer import divide
 from streams.runtime.retention import Expiry
 
 logger = logging.getLogger("streams")
@@ -46,6 +47,7 @@ class Delivery:
         partition: int,
         topology: int,
         expiry: Expiry,
+        how: How = BY_KEY,
     ) -> None:
         self.id = ref.name
         self.delivered = Position()
@@ -57,6 +59,8 @@ class Delivery:
         self._ref = ref
         self._topology = topology
         self._expiry = expiry
+        home = partition if outbox.target.partitions == outbox.topic.partitions else None
+        self._spread = Spread(outbox.target.name, how, target.partition_for, ref.name, home)
         self._stop = asyncio.Event()
         self._checkpoint: Checkpoint | None = None
         self._reader: Reader | None = None
@@ -120,7 +124,7 @@ class Delivery:
             while not self._stop.is_set():
                 for batch in await reader.fetch([self.at], max_records=BATCH_RECORDS, wait_s=WAIT_S):
                     position = self.delivered.advanced(batch.lane, batch.next_offset)
-                    appends = self._spread(batch)
+                    appends = divide(self._outbox.target, batch.records, self._spread)
                     self._expiry.look(appends, time.time_ns() // 1_000_000)
                     await sink.deliver(appends, _encode_position(position))
                     self.delivered = position
@@ -143,21 +147,3 @@ class Delivery:
         )
         await writer.commit(Commit(encode_checkpoint(kept), positions={self.at: self.delivered}))
         self._checkpoint = kept
-
-    def _spread(self, batch: Fetched) -> Sequence[Append]:
-        """The batch divided over the partitions of the target; without a key by the outbox's own partition."""
-        target, records = self._outbox.target, batch.records
-        parts: dict[int, Records] = {}
-        headers = records.headers or [None] * len(records)
-        for key, value, at, header in zip(records.keys, records.values, records.timestamps, headers, strict=True):
-            if key is None:
-                number = self.at.partition % target.partitions
-            else:
-                number = self._target.partition_for(key, target.partitions)
-            part = parts.setdefault(number, Records([], [], [], [] if records.headers is not None else None))
-            part.keys.append(key)
-            part.values.append(value)
-            part.timestamps.append(at)
-            if part.headers is not None:
-                part.headers.append(header)
-        return [Append(TopicPartition(target.name, number), part) for number, part in sorted(parts.items())]

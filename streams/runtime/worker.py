@@ -25,6 +25,7 @@ from streams.core.log import Append, Commit, Log, TaskRef, TopicSpec
 from streams.core.membership import Assignment, Member, Membership, Wanted
 from streams.core.plan import Plan
 from streams.core.record import Position, Records, TopicPartition
+from streams.core.spread import BY_KEY
 from streams.core.state import KeyedState, StateSpec
 from streams.core.topology import TopologyRecord, control_ref, resolve_topology, task_refs
 from streams.dsl.agent import Agent
@@ -41,6 +42,7 @@ from streams.runtime.existing import build_on
 from streams.runtime.metrics import Metrics
 from streams.runtime.peers import PeerReads
 from streams.runtime.places import is_shared
+from streams.runtime.producer import Producer
 from streams.runtime.replies import replies_topic
 from streams.runtime.requests import Requests
 from streams.runtime.restore import Progress
@@ -111,6 +113,7 @@ class Worker:
         self._failure: asyncio.Future[None] | None = None
         self._refs: Mapping[str, TaskRef] = {}
         self._expiry = Expiry({})
+        self._producer = Producer(app.name, log.partition_for, app.spreads)
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -225,6 +228,7 @@ class Worker:
             partitions=blueprint.partitions,
             partitioner=self.log.partition_for,
             upstream_tasks=blueprint.upstream_tasks,
+            spreads=app.spreads,
             state_cache_bytes=app.cache_bytes
             // max(1, sum(each.partitions * len(each.states) for each in blueprint.subtopologies)),
             watermark_interval_ms=app.watermark_interval_ms,
@@ -314,7 +318,15 @@ class Worker:
                 target = self._foreign[outbox.target.name]
                 partition = outbox.task_ids.index(task)
                 made = Delivery(
-                    ref, self.log, LogSink(target), target, outbox, partition, self.app.version, self._expiry
+                    ref,
+                    self.log,
+                    LogSink(target),
+                    target,
+                    outbox,
+                    partition,
+                    self.app.version,
+                    self._expiry,
+                    self.app.spreads.get(outbox.target.name, BY_KEY),
                 )
                 self.deliveries[task] = made
                 return made
@@ -452,15 +464,8 @@ class Worker:
         await self.log.append([Append(TopicPartition(topic.name, p), mark) for p in range(topic.partitions)])
 
     def spread(self, topic: TopicSpec, records: Records) -> Sequence[Append]:
-        """Records divided by partition; those without a key go to partition 0."""
-        parts: dict[int, Records] = {}
-        for index, key in enumerate(records.keys):
-            partition = 0 if key is None else self.log.partition_for(key, topic.partitions)
-            part = parts.setdefault(partition, Records())
-            part.keys.append(key)
-            part.values.append(records.values[index])
-            part.timestamps.append(records.timestamps[index])
-        return [Append(TopicPartition(topic.name, partition), part) for partition, part in sorted(parts.items())]
+        """Records divided by partition; those without a key that are given at once go to one of them."""
+        return self._producer.spread(topic, records)
 
     async def read_table(self, table: str, wire_key: bytes, state_key: bytes) -> Any:
         """The committed value of a key, from the task that holds it, wherever that runs."""

@@ -17,6 +17,7 @@ from streams.core.record import Records, TopicPartition
 from streams.errors import ConfigurationError, TopicMismatch, TopologyError
 from streams.runtime.clock import SystemClock
 from streams.runtime.worker import Worker
+from streams.testing import TestDriver
 from streams.testing.driver import MemoryStores
 from streams.testing.log_scenarios import values_of
 
@@ -255,3 +256,51 @@ def test_several_topics_have_to_have_as_many_partitions() -> None:
 def test_no_topic_is_no_stream() -> None:
     with pytest.raises(ConfigurationError, match="name at least one topic"):
         App("shop").stream([])
+
+
+# ── where records go ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def last_digit(key: bytes | None, partitions: int) -> int:
+    return 0 if key is None else key[-1] % partitions
+
+
+@pytest.mark.parametrize(
+    ("partitioner", "held"),
+    [
+        ("round_robin", [2, 2, 2]),
+        (lambda key, partitions: partitions - 1, [0, 0, 6]),
+        (last_digit, [6, 0, 0]),
+    ],
+)
+def test_a_topic_s_own_partitioner_says_where_results_go(partitioner: Any, held: list[int]) -> None:
+    broker = filled()
+    fed(broker, [5])
+    app = App("shop")
+    app.stream("in", value=int).to(app.topic("out", value=int, partitions=3, partitioner=partitioner))
+    assert [len(each) for each in results(app, broker, 3)] == held
+
+
+def test_what_is_keyed_by_the_app_itself_is_never_spread_otherwise() -> None:
+    app = App("shop", partitions=3)
+    out = app.topic("out", partitioner="random", value=int)
+    app.stream("in", value=int).key_by(str, name="by-text").count(name="counts").to(out)
+    with TestDriver(app) as t:
+        for _ in range(3):
+            t.send_all("in", [(None, number) for number in range(5)])
+        assert t.table("counts") == {str(number): 3 for number in range(5)}
+
+
+def test_a_partitioner_that_there_isn_t_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="topic out: partitioner is 'key', 'round_robin', 'random' or"):
+        App("shop").topic("out", partitioner="sticky")  # type: ignore[call-overload]
+
+
+def test_records_without_a_key_don_t_all_go_to_one_partition() -> None:
+    app = App("shop")
+    app.stream(app.topic("in", value=int, partitions=4)).to("out")
+    with TestDriver(app) as t:
+        for number in range(60):
+            t.send("in", number)
+        broker = t._logs[""].broker
+        assert all(broker.partition(TopicPartition("in", number)).end for number in range(4))
