@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
@@ -178,7 +179,7 @@ class App:
     @overload
     def stream(
         self,
-        topic: str | Sequence[str],
+        topic: str | re.Pattern[str] | Sequence[str],
         *,
         key: Kind[K],
         value: Kind[V],
@@ -188,7 +189,7 @@ class App:
     @overload
     def stream(
         self,
-        topic: str | Sequence[str],
+        topic: str | re.Pattern[str] | Sequence[str],
         *,
         value: Kind[V],
         timestamp: Callable[[V], Any] | None = None,
@@ -197,7 +198,7 @@ class App:
     @overload
     def stream(
         self,
-        topic: str | Sequence[str],
+        topic: str | re.Pattern[str] | Sequence[str],
         *,
         key: Any = None,
         value: UnionType | None = None,
@@ -206,7 +207,7 @@ class App:
     ) -> Stream[Any, Any]: ...
     def stream(
         self,
-        topic: Topic[Any, Any] | str | Sequence[Topic[Any, Any] | str],
+        topic: Topic[Any, Any] | str | re.Pattern[str] | Sequence[Topic[Any, Any] | str],
         *,
         key: Any = None,
         value: Any = None,
@@ -219,6 +220,10 @@ class App:
         start: StartAt = "earliest",
     ) -> Stream[Any, Any]:
         """The records of a topic, or of several merged: these have the same number of partitions.
+
+        A compiled pattern, ``re.compile("orders-.*")``, stands for the topics of the app's log whose whole names match
+        when a worker starts, but for those that the app writes itself and for internal ones.  One that comes later is
+        told in a line, and taken up by the next start.  The tasks are named by the pattern.
 
         timestamp: finds the event time of a value (ms, seconds as float, datetime); else the record's own counts.
         out_of_orderness: how far records may come out of order; the watermark stays that much behind.
@@ -424,6 +429,10 @@ class App:
             self.outboxes[target.name] = Outbox(TopicSpec(name, self.partitions, "outbox"), target)
         return self.outboxes[target.name].topic
 
+    def take_name(self, name: str, what: str) -> None:
+        """Register the name of something; raises TopologyError where something else has it."""
+        self._names.take(name, what)
+
     def state_name(self, name: str) -> str:
         return self._names.take(name, f"the state of {name}")
 
@@ -437,7 +446,7 @@ class App:
         stays so for later calls without.
         """
         if self._blueprint is None or held is not None:
-            self._blueprint = settle(self, held or {})
+            self._blueprint = settle(self, held)
         return self._blueprint
 
     def task_of(self, topic: str, partition: int) -> str:

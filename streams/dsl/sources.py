@@ -5,13 +5,15 @@ What must live here: from what the user says of a source to its nodes.  What mus
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from streams.core.duration import Duration, parse_duration_ms
+from streams.core.log import TopicSpec
 from streams.core.policy import Action, ErrorPolicy
 from streams.core.state import StateSpec
-from streams.dsl.codec import value_codec
+from streams.dsl.codec import Codec, value_codec
 from streams.dsl.keys import key_codec, ordered_key_codec
 from streams.dsl.naming import check_name
 from streams.dsl.running import TableView
@@ -20,6 +22,7 @@ from streams.dsl.table import Table
 from streams.dsl.topic import Topic, declare_topic
 from streams.dsl.types import StartAt, checked_start
 from streams.errors import ConfigurationError, TopologyError
+from streams.operators.matching import Matching
 from streams.operators.source import Source
 from streams.operators.table import TableWriter
 
@@ -31,7 +34,7 @@ __all__ = ["make_table", "read"]
 
 def read(
     app: App,
-    topic: Topic[Any, Any] | str | Sequence[Topic[Any, Any] | str],
+    topic: Topic[Any, Any] | str | re.Pattern[str] | Sequence[Topic[Any, Any] | str],
     *,
     key: Any,
     value: Any,
@@ -45,12 +48,24 @@ def read(
 ) -> Stream[Any, Any]:
     """What ``App.stream`` does."""
 
+    def node_for(name: str, spec: TopicSpec, values: Codec[Any], policy: ErrorPolicy) -> Source:
+        return Source(
+            name=name,
+            policy=policy,
+            topic=spec,
+            decode=values.decode,
+            timestamp=timestamp,
+            slack_ms=parse_duration_ms(out_of_orderness, "out_of_orderness"),
+            idle_after_ms=None if idle_after is None else parse_duration_ms(idle_after, "idle_after"),
+            on_lost=on_lost,
+            start=checked_start(start, f"the stream of {name}"),
+        )
+
     def one(named: Topic[Any, Any] | str) -> Stream[Any, Any]:
         source = app.topic(named, key=key, value=value) if isinstance(named, str) else named
-        policy = _policy(app, source, on_error, dead_letters)
-        begin = checked_start(start, f"the stream of {source.name}")
-        slack = parse_duration_ms(out_of_orderness, "out_of_orderness")
-        settings = (timestamp, slack, idle_after, policy, on_lost, begin)
+        policy = _policy(app, source.name, on_error, dead_letters)
+        node = node_for(source.name, source.spec, source.value_codec, policy)
+        settings = (timestamp, node.slack_ms, idle_after, policy, on_lost, node.start)
         known = app.sources.get(source.name)
         if known is not None:
             if known[1] != settings:
@@ -59,17 +74,6 @@ def read(
                     f"it returns in both places"
                 )
             return known[0]
-        node = Source(
-            name=source.name,
-            policy=policy,
-            topic=source.spec,
-            decode=source.value_codec.decode,
-            timestamp=timestamp,
-            slack_ms=slack,
-            idle_after_ms=None if idle_after is None else parse_duration_ms(idle_after, "idle_after"),
-            on_lost=on_lost,
-            start=begin,
-        )
         app.add(node)
         stream: Stream[Any, Any] = Stream(
             app, node, source.name, source.spec.partitions, source.key_codec, source.value_type, policy
@@ -77,6 +81,26 @@ def read(
         app.sources[source.name] = (stream, settings)
         return stream
 
+    def matching(pattern: re.Pattern[str]) -> Stream[Any, Any]:
+        label = re.sub(r"[^A-Za-z0-9]+", "-", pattern.pattern).strip("-")[:100] or "all-topics"
+        app.take_name(label, f"the stream of {pattern.pattern!r}")
+        policy = _policy(app, label, on_error, dead_letters)
+        keys, values = key_codec(key).at(label, "key"), value_codec(value).at(label)
+        node_for(label, TopicSpec(label), values, policy)  # what is wrong with the settings shows here
+        found: list[Source] = []
+        node = Matching(
+            name=label,
+            policy=policy,
+            pattern=pattern,
+            make=lambda spec: node_for(label, spec, values, policy),
+            found=found,
+            upstream=found,
+        )
+        app.add(node)
+        return Stream(app, node, label, app.partitions, keys, value, policy)
+
+    if isinstance(topic, re.Pattern):
+        return matching(topic)
     if isinstance(topic, str | Topic):
         return one(topic)
     streams = [one(each) for each in topic]
@@ -85,12 +109,12 @@ def read(
     return streams[0].merge(*streams[1:]) if len(streams) > 1 else streams[0]
 
 
-def _policy(app: App, source: Topic[Any, Any], action: Action, letters: Topic[Any, Any] | str | None) -> ErrorPolicy:
+def _policy(app: App, source: str, action: Action, letters: Topic[Any, Any] | str | None) -> ErrorPolicy:
     if action not in ("fail", "dead_letter", "skip"):
         raise ConfigurationError(f"on_error is 'fail', 'dead_letter' or 'skip', not {action!r}")
     if action != "dead_letter":
         return ErrorPolicy(action)
-    name = letters if letters is not None else f"{source.name}.dead-letters"
+    name = letters if letters is not None else f"{source}.dead-letters"
     topic = app.topic(name, key=bytes, value=bytes) if isinstance(name, str) else name
     return ErrorPolicy("dead_letter", topic.spec)
 

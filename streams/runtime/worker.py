@@ -38,7 +38,7 @@ from streams.runtime.clock import Clock
 from streams.runtime.delivery import Delivery
 from streams.runtime.draw import place_of
 from streams.runtime.driver import Driver, DriverFactory, Phase, Services
-from streams.runtime.existing import build_on
+from streams.runtime.existing import build_on, watch_topics
 from streams.runtime.metrics import Metrics
 from streams.runtime.peers import PeerReads
 from streams.runtime.places import is_shared
@@ -141,6 +141,7 @@ class Worker:
                 await hook()
             self._spawn(ASSIGNMENTS, self._follow_assignments())
             self._spawn("housekeeping", self._keep_house())
+            self._spawn("topics", watch_topics(self.app, self.log, self._foreign))
             for timer in self.app.timers:
                 if timer.topic is None:
                     self._spawn(f"timer {timer.name}", self._tick_here(timer))
@@ -317,16 +318,9 @@ class Worker:
             if task in outbox.task_ids:
                 target = self._foreign[outbox.target.name]
                 partition = outbox.task_ids.index(task)
+                how = self.app.spreads.get(outbox.target.name, BY_KEY)
                 made = Delivery(
-                    ref,
-                    self.log,
-                    LogSink(target),
-                    target,
-                    outbox,
-                    partition,
-                    self.app.version,
-                    self._expiry,
-                    self.app.spreads.get(outbox.target.name, BY_KEY),
+                    ref, self.log, LogSink(target), target, outbox, partition, self.app.version, self._expiry, how
                 )
                 self.deliveries[task] = made
                 return made
@@ -464,7 +458,7 @@ class Worker:
         await self.log.append([Append(TopicPartition(topic.name, p), mark) for p in range(topic.partitions)])
 
     def spread(self, topic: TopicSpec, records: Records) -> Sequence[Append]:
-        """Records divided by partition; those without a key that are given at once go to one of them."""
+        """Records divided by partition."""
         return self._producer.spread(topic, records)
 
     async def read_table(self, table: str, wire_key: bytes, state_key: bytes) -> Any:

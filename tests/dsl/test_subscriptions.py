@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -12,10 +13,11 @@ import pytest
 from streams import App
 from streams.connectors.memory.broker import MemoryBroker
 from streams.connectors.memory.log import MemoryLog
-from streams.core.log import Append, TopicSpec
+from streams.core.log import Append, TopicInfo, TopicSpec
 from streams.core.record import Records, TopicPartition
 from streams.errors import ConfigurationError, TopicMismatch, TopologyError
 from streams.runtime.clock import SystemClock
+from streams.runtime.existing import Watch
 from streams.runtime.worker import Worker
 from streams.testing import TestDriver
 from streams.testing.driver import MemoryStores
@@ -256,6 +258,72 @@ def test_several_topics_have_to_have_as_many_partitions() -> None:
 def test_no_topic_is_no_stream() -> None:
     with pytest.raises(ConfigurationError, match="name at least one topic"):
         App("shop").stream([])
+
+
+def matching(pattern: str = "orders-.*") -> App:
+    app = App("shop")
+    app.stream(re.compile(pattern), value=int).to("out")
+    return app
+
+
+def orders(*suffixes: str) -> MemoryBroker:
+    broker = MemoryBroker()
+    broker.create_topics([TopicSpec("other")])
+    for number, suffix in enumerate(suffixes):
+        broker.create_topics([TopicSpec(f"orders-{suffix}")])
+        fed(broker, [number], topic=f"orders-{suffix}")
+    return broker
+
+
+def test_a_pattern_is_all_topics_that_match_and_names_the_tasks() -> None:
+    app, broker = matching(), orders("b", "c")
+    assert [sorted(each) for each in results(app, broker)] == [[0, 1]]
+    assert tasks(app) == ["shop.orders-0"]
+    # One that comes later, and sorts before the others, changes no name: positions stay.
+    broker.create_topics([TopicSpec("orders-a")])
+    fed(broker, [7], topic="orders-a")
+    app = matching()
+    assert [sorted(each) for each in results(app, broker)] == [[0, 1, 7]]
+    assert tasks(app) == ["shop.orders-0"]
+
+
+def test_a_pattern_doesn_t_take_in_what_the_app_writes_or_keeps_for_itself() -> None:
+    app = App("shop")
+    stream = app.stream(re.compile(".*"), value=int)
+    stream.to("out")
+    stream.key_by(str, name="by-text").count(name="counts").to("counted")
+    broker = orders("a", "b")
+    broker.create_topics([TopicSpec("elsewhere.orders.changelog"), TopicSpec("elsewhere.checkpoints")])
+    assert [sorted(each) for each in results(app, broker)] == [[0, 1]]
+    [subtopology] = [each for each in app.build().subtopologies if each.name != "shop.by-text"]
+    read = {node.reads.name for node in subtopology.sources if node.reads is not None}
+    assert read == {"orders-a", "orders-b", "other"}
+    assert results(app, broker) == results(app, broker)
+
+
+def test_a_pattern_that_matches_nothing_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"no topic on the log matches 'orders-\.\*'"):
+        results(matching(), MemoryBroker())
+    assert matching().build().tasks == ["shop.orders-0"]
+
+
+def test_topics_of_a_pattern_have_to_have_as_many_partitions() -> None:
+    with pytest.raises(TopologyError, match=r"orders-. has 1 partitions and orders-b has 2"):
+        started(matching(), orders("a"), TopicSpec("orders-b", partitions=2))
+
+
+def test_topics_and_partitions_that_come_later_are_told_once() -> None:
+    app, broker = matching(), orders("a")
+    watch = Watch(app)
+    results(app, broker)
+    assert watch.news(broker.infos(None)) == []
+    broker.create_topics([TopicSpec("orders-z"), TopicSpec("unrelated")])
+    assert watch.news(broker.infos(None)) == ["topic orders-z matches 'orders-.*' now; start the app again to read it"]
+    assert watch.news(broker.infos(None)) == []
+    grown = {"orders-a": TopicInfo(TopicSpec("orders-a", partitions=3), "id")}
+    assert watch.news(grown) == [
+        "topic orders-a has 3 partitions now, and this app reads 1 of them; start it again to read all"
+    ]
 
 
 # ── where records go ────────────────────────────────────────────────────────────────────────────────────────────────
