@@ -23,6 +23,7 @@ from aiokafka.protocol.admin import (
 )
 
 from streams.connectors.kafka.faults import MOVED, Code, error_for, name_of
+from streams.connectors.kafka.offsets import Offsets
 from streams.core.log import TopicInfo, TopicSpec
 from streams.core.record import Positions, TopicPartition
 from streams.errors import ConfigurationError, LogUnavailable, TopicMismatch
@@ -44,7 +45,6 @@ ANY_TIME = {"message.timestamp.after.max.ms": str(2**63 - 1)}
 """Event times ahead of the broker's clock are no error (known since Kafka 3.6)."""
 PATIENCE_S = 15.0
 RETRY_S = 0.05
-HIGH_WATERMARK = -1
 
 
 class Topics:
@@ -52,6 +52,7 @@ class Topics:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
+        self._offsets = Offsets(cluster)
         self._lane = cluster.lane("topics")
         self._declared: dict[str, TopicSpec] = {}
         self._wait_ms = cluster.config.request_timeout_ms
@@ -218,12 +219,16 @@ class Topics:
                     if code in MOVED:
                         self._cluster.moved([topic])
                     elif code == Code.OFFSET_OUT_OF_RANGE:  # past the end: all of it, then
-                        await self._trim_all(node, TopicPartition(topic, number))
+                        at = TopicPartition(topic, number)
+                        await self._trim_to_end(node, at, positions[at].offset())
                     elif code != Code.NONE:
                         raise error_for(code, f"{self._cluster.url}: trimming {topic}[{number}]")
 
-    async def _trim_all(self, node: int, at: TopicPartition) -> None:
-        request = DeleteRecordsRequest([(at.topic, [(at.partition, HIGH_WATERMARK)])], self._wait_ms)
+    async def _trim_to_end(self, node: int, at: TopicPartition, offset: int) -> None:
+        # Never all up to the high watermark: that of a new leader lies behind for a moment, so that an offset well
+        # before the end is refused; by the next request it may have gone on past records that nobody has read.
+        end = (await self._offsets.ends([at]))[at]
+        request = DeleteRecordsRequest([(at.topic, [(at.partition, min(offset, end))])], self._wait_ms)
         await self._cluster.send(node, request, self._lane)
 
 
