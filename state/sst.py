@@ -13,6 +13,7 @@ from some thousand keys on.  rocksdict's file writer has no range deletes, so ch
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Mapping
 from operator import itemgetter
 
@@ -94,10 +95,16 @@ def write_entries_file(
     writer = SstFileWriter(options)
     writer.open(path)
     writer[STATE_KEY] = state
-    for key in sorted(entries):
-        value = entries[key]
-        if value is None:
-            del writer[prefix + key]
-        else:
-            writer[prefix + key] = value
+    # Pairs, so that no value is looked up by its key again, which for random keys costs more than the sort.
+    ordered = sorted(entries.items(), key=_key)
+    keys = [prefix + key for key, _ in ordered]
+    values = [value for _, value in ordered]
+    if None not in values:
+        deque(map(writer.__setitem__, keys, values), maxlen=0)  # restores wait for this loop: none in Python
+    else:
+        for key, value in zip(keys, values):
+            if value is None:
+                del writer[key]
+            else:
+                writer[key] = value
     writer.finish()

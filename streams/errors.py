@@ -9,7 +9,8 @@ What must live here: the tree and the words.  What must not: decisions about ret
     │   ├── GuaranteeError        the guarantee asked for can't be derived from the capabilities
     │   ├── TopicMismatch         a topic exists with other settings than declared
     │   ├── LogLocked             another process holds the embedded log
-    │   └── StoreLocked           a store is open already, here or in another process
+    │   ├── StoreLocked           a store is open already, here or in another process
+    │   └── ServiceRefused        another service that a task needs (a schema registry) turns it down
     ├── DataError               the data is bad, or gone: a person has to choose
     │   ├── RecordFailed          a record can't be processed (decoding, user code, size)
     │   ├── DerivedValueFailed    as RecordFailed, for what a window, batch or timer emitted
@@ -22,6 +23,7 @@ What must live here: the tree and the words.  What must not: decisions about ret
     │   ├── Fenced                another owner has claimed the task since
     │   ├── CommitUnknown         the outcome of a commit isn't known; the log is read to resolve it
     │   ├── LogUnavailable        the log can't be reached or can't take a write now (disk full)
+    │   ├── ServiceUnavailable    another service that a task needs (a schema registry) can't be reached now
     │   ├── StoreUnavailable      a store can't take a read or write now (disk full, closed)
     │   ├── StoreCorrupt          a store doesn't read back; it is set aside and rebuilt from the log
     │   └── AgentStuck            an agent didn't return before the barrier's deadline
@@ -54,6 +56,8 @@ __all__ = [
     "RecordFailed",
     "RequestError",
     "RetryableError",
+    "ServiceRefused",
+    "ServiceUnavailable",
     "StoreCorrupt",
     "StoreLocked",
     "StoreUnavailable",
@@ -96,6 +100,10 @@ class LogLocked(ConfigurationError):
 
 class StoreLocked(ConfigurationError):
     """A store is open already, in this process or in another one."""
+
+
+class ServiceRefused(ConfigurationError):
+    """A service beside the log turns down what a task asks of it: a wrong password, an incompatible schema."""
 
 
 class DataError(StreamsError):
@@ -166,6 +174,10 @@ class CommitUnknown(RetryableError):
 
 class LogUnavailable(RetryableError):
     """The log can't be reached or can't take the write now; nothing of it was stored."""
+
+
+class ServiceUnavailable(RetryableError):
+    """A service beside the log that a task needs, such as a schema registry, can't be reached now.  Waited out."""
 
 
 class StoreUnavailable(RetryableError):

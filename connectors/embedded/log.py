@@ -30,6 +30,7 @@ from streams.connectors.embedded.engine import Engine
 from streams.connectors.embedded.maintenance import Maintained, Maintenance
 from streams.connectors.embedded.reader import EmbeddedReader
 from streams.connectors.memory.rules import check_spec, partition_for
+from streams.connectors.since import first_since
 from streams.core.capability import Capabilities, Durability, Limits
 from streams.core.log import Append, Commit, TaskRef, TopicInfo, TopicSpec
 from streams.core.membership import Member, Membership, Wanted
@@ -125,6 +126,9 @@ class EmbeddedLog:
         self._engine.check_open()
         held = map(self._engine.partition, partitions)
         return {one.at: Bounds(start=Position.at(one.meta.start), end=Position.at(one.visible)) for one in held}
+
+    async def offsets_at(self, times: Mapping[TopicPartition, int]) -> Positions:
+        return await first_since(self, times)
 
     def reader(self, positions: Positions) -> EmbeddedReader:
         self._engine.check_open()

@@ -76,7 +76,8 @@ COORDINATOR_MOVED = frozenset({Code.COORDINATOR_LOADING, Code.COORDINATOR_NOT_AV
 
 _FENCED = frozenset({Code.INVALID_PRODUCER_EPOCH, Code.PRODUCER_FENCED})
 _NOT_ALLOWED = {
-    Code.TOPIC_AUTHORIZATION_FAILED: "an ACL for the topic (Read, Write, Describe; Create to make it)",
+    Code.TOPIC_AUTHORIZATION_FAILED: "an ACL for the topic (Read, Write, Describe; Create to make it; everything for "
+    "topics that begin with the app's name and a dot)",
     Code.GROUP_AUTHORIZATION_FAILED: "an ACL for the group, which has the app's name (Read)",
     Code.CLUSTER_AUTHORIZATION_FAILED: "an ACL for the cluster (Create, IdempotentWrite)",
     Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "an ACL for transactional ids that begin with the app's name "

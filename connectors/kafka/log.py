@@ -32,6 +32,7 @@ CAPABILITIES = Capabilities(
     transactional=True,
     fences=True,
     detects_recreation=True,
+    expires_by_timestamp=True,
 )
 
 
@@ -92,7 +93,8 @@ class KafkaLog:
         await self._topics.trim(positions)
 
     async def maintain(self, now_ms: int) -> None:
-        """The brokers do it."""
+        """The brokers do it.  What others did to our topics meanwhile is an error here (``Topics.check``)."""
+        await self._topics.check()
 
     def compaction_floor(self, partition: TopicPartition) -> Position:
         """Kafka can't tell; stores go by their age instead (``Limits.tombstones_kept_ms``)."""
@@ -102,6 +104,12 @@ class KafkaLog:
 
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
         return await self._offsets.bounds(partitions)
+
+    async def offsets_at(self, times: Mapping[TopicPartition, int]) -> Positions:
+        found = await self._offsets.at(times)
+        late = [at for at, offset in found.items() if offset < 0]
+        ends = await self._offsets.bounds(late)
+        return {at: ends[at].end if at in ends else Position.at(offset) for at, offset in found.items()}
 
     def reader(self, positions: Positions) -> KafkaReader:
         return KafkaReader(self._cluster, self._offsets, positions, max_wait_ms=self.config.fetch_max_wait_ms)

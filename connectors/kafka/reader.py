@@ -90,6 +90,7 @@ class KafkaReader:
         self._locate = True
         self._leaders: dict[TopicPartition, int] = {}
         self._first = True
+        self._bug: BaseException | None = None
 
     async def fetch(
         self, partitions: Collection[TopicPartition], *, max_records: int, wait_s: float
@@ -114,6 +115,8 @@ class KafkaReader:
                 deadline = loop.time()  # one look more: it may have come in the same turn of the loop
 
     def _raise_failure(self, partitions: Collection[TopicPartition]) -> None:
+        if self._bug is not None:  # asked again, it would happen again, in silence
+            raise self._bug
         for at in partitions:
             failure = self._partitions[at].failure
             if failure is not None:
@@ -153,6 +156,7 @@ class KafkaReader:
                 all_here = sum(leader == node for leader in self._leaders.values())
                 wait_ms = 0 if self._first else (self._max_wait_ms if len(held) == all_here else HURRIED_MS)
                 task = asyncio.get_running_loop().create_task(self._fetch_from(node, held, wait_ms))
+                task.add_done_callback(self._ended)
                 self._fetching[node] = task
         self._first = False
 
@@ -164,6 +168,11 @@ class KafkaReader:
                 raise TopicRecreated(
                     f"{self._cluster.url}: {at.topic} was deleted and created again while it was read; start again"
                 )
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._bug = error
+            self._arrived.set()
 
     async def _fetch_from(self, node: int, held: Sequence[_Partition], wait_ms: int) -> None:
         config = self._cluster.config

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.protocol.admin import (
@@ -22,6 +23,7 @@ from aiokafka.protocol.admin import (
 )
 
 from streams.connectors.kafka.faults import MOVED, Code, error_for, name_of
+from streams.connectors.kafka.offsets import Offsets
 from streams.core.log import TopicInfo, TopicSpec
 from streams.core.record import Positions, TopicPartition
 from streams.errors import ConfigurationError, LogUnavailable, TopicMismatch
@@ -43,7 +45,6 @@ ANY_TIME = {"message.timestamp.after.max.ms": str(2**63 - 1)}
 """Event times ahead of the broker's clock are no error (known since Kafka 3.6)."""
 PATIENCE_S = 15.0
 RETRY_S = 0.05
-HIGH_WATERMARK = -1
 
 
 class Topics:
@@ -51,6 +52,7 @@ class Topics:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
+        self._offsets = Offsets(cluster)
         self._lane = cluster.lane("topics")
         self._declared: dict[str, TopicSpec] = {}
         self._wait_ms = cluster.config.request_timeout_ms
@@ -120,16 +122,23 @@ class Topics:
         request = CreateTopicsRequest(entries, self._wait_ms, False)
         response = await self._cluster.send(self._cluster.any_node(), request, self._lane)
         plainer: list[tuple[str, int, Mapping[str, str]]] = []
+        there: set[str] = set()
         for name, code, message in response.topic_errors:
             _, partitions, config = next(each for each in wanted if each[0] == name)
             if code == INVALID_CONFIG and ANY_TIME.items() <= config.items():
                 plainer.append((name, partitions, {key: config[key] for key in config if key not in ANY_TIME}))
-            elif code not in (Code.NONE, Code.TOPIC_ALREADY_EXISTS):  # another worker may have been quicker
+            elif code == Code.TOPIC_ALREADY_EXISTS:  # another worker was quicker, and may want fewer partitions
+                there.add(name)
+            elif code != Code.NONE:
                 raise _refused(
                     code, f"{self._cluster.url}: creating topic {name} with {partitions} partitions", message
                 )
         await self._create(plainer)
-        made = [TopicPartition(name, number) for name, partitions, _ in wanted for number in range(partitions)]
+        made = [
+            TopicPartition(name, number)
+            for name, partitions, _ in wanted
+            for number in range(1 if name in there else partitions)
+        ]
         await self._cluster.leaders(made, anew=True, patience_s=PATIENCE_S)
 
     async def ensure_slots(self, topic: str, slots: int) -> None:
@@ -175,6 +184,25 @@ class Topics:
         for name in names:
             self._declared.pop(name, None)
 
+    async def check(self) -> None:
+        """See whether the declared topics of users still are what they were: others may alter or delete them while the
+        app runs.  Raises TopicMismatch (keys go to other partitions now), ConfigurationError (deleted)."""
+        declared = {name: spec for name, spec in self._declared.items() if spec.kind == "user"}
+        if not declared:
+            return
+        found = await self._cluster.refresh(declared)
+        for name, spec in declared.items():
+            if name in found:
+                _check(spec, replace(spec, partitions=len(found[name].leaders)))
+                continue
+            try:
+                await self._cluster.leaders([TopicPartition(name, 0)])
+            except ConfigurationError as error:
+                raise ConfigurationError(
+                    f"{self._cluster.url}: topic {name!r} was deleted while the app ran; create it again, and if the "
+                    f"app has read from it, start over with `streams reset`"
+                ) from error
+
     async def trim(self, positions: Positions) -> None:
         """Delete what lies before each position (KIP-107)."""
         if not positions:
@@ -191,12 +219,16 @@ class Topics:
                     if code in MOVED:
                         self._cluster.moved([topic])
                     elif code == Code.OFFSET_OUT_OF_RANGE:  # past the end: all of it, then
-                        await self._trim_all(node, TopicPartition(topic, number))
+                        at = TopicPartition(topic, number)
+                        await self._trim_to_end(node, at, positions[at].offset())
                     elif code != Code.NONE:
                         raise error_for(code, f"{self._cluster.url}: trimming {topic}[{number}]")
 
-    async def _trim_all(self, node: int, at: TopicPartition) -> None:
-        request = DeleteRecordsRequest([(at.topic, [(at.partition, HIGH_WATERMARK)])], self._wait_ms)
+    async def _trim_to_end(self, node: int, at: TopicPartition, offset: int) -> None:
+        # Never all up to the high watermark: that of a new leader lies behind for a moment, so that an offset well
+        # before the end is refused; by the next request it may have gone on past records that nobody has read.
+        end = (await self._offsets.ends([at]))[at]
+        request = DeleteRecordsRequest([(at.topic, [(at.partition, min(offset, end))])], self._wait_ms)
         await self._cluster.send(node, request, self._lane)
 
 

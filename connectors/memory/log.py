@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from streams.connectors.alone import Alone
 from streams.connectors.memory.broker import MemoryBroker, MemoryPartition
 from streams.connectors.memory.rules import partition_for
+from streams.connectors.since import first_since
 from streams.connectors.waiting import fetch_or_wait
 from streams.core.capability import Capabilities, Durability, Limits
 from streams.core.log import Append, Commit, TaskRef, TopicInfo, TopicSpec
@@ -162,6 +163,9 @@ class MemoryLog:
         self.check_open()
         held = map(self.broker.partition, partitions)
         return {one.at: Bounds(start=Position.at(one.start), end=Position.at(one.end)) for one in held}
+
+    async def offsets_at(self, times: Mapping[TopicPartition, int]) -> Positions:
+        return await first_since(self, times)
 
     def reader(self, positions: Positions) -> MemoryReader:
         self.check_open()

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Protocol, cast
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Protocol, cast
 
 import msgspec
 
@@ -20,9 +20,13 @@ from streams.connectors.registry import open_log
 from streams.core.log import Append, Log, Reader, TaskRef, TopicInfo, TopicSpec
 from streams.core.record import Bounds, Positions, TopicPartition
 from streams.core.topology import TopologyRecord, control_ref, task_refs
-from streams.errors import ConfigurationError, LogLocked
+from streams.errors import ConfigurationError, LogLocked, StreamsError
 
-__all__ = ["ToolLog", "exists", "is_local", "reach", "task_refs_on"]
+if TYPE_CHECKING:
+    from streams.dsl.app import App
+    from streams.dsl.blueprint import Blueprint
+
+__all__ = ["ToolLog", "blueprint_on", "exists", "is_local", "reach", "task_refs_on"]
 
 PATIENCE_S = 5.0
 """How long to wait for a holder without a control port: another tool, or a worker that is just starting."""
@@ -53,6 +57,25 @@ async def task_refs_on(log: ToolLog, app: str) -> Mapping[str, TaskRef]:
     """The tasks of an app, by name, as it left them on the log; none before its first run."""
     stored = await log.checkpoint(control_ref(app))
     return {} if stored is None else task_refs(msgspec.msgpack.decode(stored, type=TopologyRecord))
+
+
+async def blueprint_on(app: App, log: ToolLog) -> Blueprint:
+    """The app's blueprint, with what its topics are on their logs in place of defaults.
+
+    A foreign log that can't be reached is passed over: its topics count as they are declared.
+    """
+    from streams.runtime.existing import build_on
+
+    async with AsyncExitStack() as opened:
+        there: dict[str, ToolLog | None] = {}
+        for spec in app.build().foreign_topics:
+            if spec.location not in there:
+                try:
+                    there[spec.location] = await opened.enter_async_context(reach(spec.location))
+                except StreamsError:
+                    there[spec.location] = None
+        foreign = {spec.name: there[spec.location] for spec in app.build().foreign_topics}
+        return await build_on(app, log, {name: held for name, held in foreign.items() if held is not None})
 
 
 @asynccontextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -12,6 +12,7 @@ from streams.cli.output import json_line, print_columns
 from streams.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from streams.cli.access import ToolLog
     from streams.core.log import Log
     from streams.dsl.app import App
     from streams.runtime.wire import AskRequest
@@ -118,12 +119,14 @@ async def _ask(app: App, url: str, request: Any) -> Any:
 
 async def _ask_by_log(app: App, log: Log, asked: AskRequest) -> Any:
     """Put the request into the agent's inbox, as a worker does, and wait for the reply on the log."""
+    from streams.cli.access import blueprint_on
     from streams.cli.workers import workers_of
     from streams.runtime.clock import SystemClock
     from streams.runtime.control import agent_of, request_of
     from streams.runtime.replies import replies_topic
     from streams.runtime.requests import Requests
 
+    await blueprint_on(app, cast("ToolLog", log))
     agent = agent_of(app.agents, asked.agent)
     key, value = request_of(agent, asked)
     if await workers_of(app, log) is None:

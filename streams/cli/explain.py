@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from streams.cli.options import AppOption, AsJson, LogOption
@@ -9,22 +10,42 @@ from streams.cli.output import json_line, print_columns
 
 if TYPE_CHECKING:
     from streams.core.capability import Capabilities
+    from streams.dsl.app import App
     from streams.runtime.explain import Explanation
 
 __all__ = ["explain"]
 
 
 def explain(app: AppOption, log: LogOption = None, json: AsJson = False) -> None:
-    """Show the plan of an app: tasks, topics, stores, the guarantee of each edge and why. Nothing is opened."""
+    """Show the plan of an app: tasks, topics, stores, the guarantee of each edge and why. Nothing is changed."""
     from streams.cli.load import load_app
     from streams.runtime.explain import explain as explained
+    from streams.runtime.places import is_shared
 
     found = load_app(app)
-    plan = explained(found, found.resolve_log_url(log), _capabilities_of)
+    url = found.resolve_log_url(log)
+    unseen = asyncio.run(_look(found, url)) if is_shared(url) else None
+    plan = explained(found, url, _capabilities_of)
+    if unseen is not None:
+        plan.warnings.append(f"the log wasn't looked at, so topics are shown as the app declares them ({unseen})")
     if json:
         json_line(plan)
     else:
         _print(plan)
+
+
+async def _look(app: App, url: str) -> str | None:
+    """Let what topics are on a shared log count where the app doesn't say; the reason if that can't be had."""
+    from streams.cli.access import reach
+    from streams.errors import StreamsError
+    from streams.runtime.existing import build_on
+
+    try:
+        async with reach(url) as log:
+            await build_on(app, log)
+    except StreamsError as error:
+        return str(error)
+    return None
 
 
 def _capabilities_of(url: str) -> Capabilities:

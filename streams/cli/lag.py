@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from streams.cli.access import ToolLog
     from streams.core.record import Bounds, TopicPartition
     from streams.dsl.app import App
+    from streams.dsl.blueprint import Blueprint
 
 __all__ = ["lag"]
 
@@ -34,26 +35,18 @@ def lag(app: AppOption, log: LogOption = None, json: AsJson = False) -> None:
 
 
 async def _lag(app: App, url: str) -> list[dict[str, Any]]:
-    from streams.cli.access import reach, task_refs_on
+    from streams.cli.access import blueprint_on, reach, task_refs_on
     from streams.core.checkpoint import decode_checkpoint
-    from streams.core.record import TopicPartition
 
-    blueprint = app.build()
-    inputs = [
-        (subtopology.task_id(partition), TopicPartition(name, partition))
-        for subtopology in blueprint.subtopologies
-        for partition in range(subtopology.partitions)
-        for name in sorted({node.reads.name for node in subtopology.nodes if node.reads is not None})
-    ]
-    for outbox in blueprint.outboxes:
-        inputs += [(task, TopicPartition(outbox.topic.name, number)) for number, task in enumerate(outbox.task_ids)]
-    wanted = [at for _, at in inputs]
-    own = {spec.name for spec in blueprint.own_topics}
-    elsewhere: dict[str, set[str]] = {}
-    for spec in blueprint.foreign_topics:
-        elsewhere.setdefault(spec.location, set()).add(spec.name)
     rows: list[dict[str, Any]] = []
     async with reach(url) as log:
+        blueprint = await blueprint_on(app, log)
+        inputs = _inputs(blueprint)
+        wanted = [at for _, at in inputs]
+        own = {spec.name for spec in blueprint.own_topics}
+        elsewhere: dict[str, set[str]] = {}
+        for spec in blueprint.foreign_topics:
+            elsewhere.setdefault(spec.location, set()).add(spec.name)
         bounds = await _bounds(log, wanted, own)
         for location, names in elsewhere.items():
             if any(at.topic in names for at in wanted):
@@ -82,6 +75,21 @@ async def _lag(app: App, url: str) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _inputs(blueprint: Blueprint) -> list[tuple[str, TopicPartition]]:
+    """What each task reads."""
+    from streams.core.record import TopicPartition
+
+    inputs = [
+        (subtopology.task_id(partition), TopicPartition(name, partition))
+        for subtopology in blueprint.subtopologies
+        for partition in range(subtopology.partitions)
+        for name in sorted({node.reads.name for node in subtopology.nodes if node.reads is not None})
+    ]
+    for outbox in blueprint.outboxes:
+        inputs += [(task, TopicPartition(outbox.topic.name, number)) for number, task in enumerate(outbox.task_ids)]
+    return inputs
 
 
 async def _bounds(log: ToolLog, wanted: list[TopicPartition], names: set[str]) -> dict[TopicPartition, Bounds]:

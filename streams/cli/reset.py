@@ -12,7 +12,7 @@ import asyncio
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -21,6 +21,7 @@ from streams.cli.output import json_line
 from streams.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from streams.cli.access import ToolLog
     from streams.core.log import Log, TaskRef
     from streams.dsl.app import App
 
@@ -103,12 +104,13 @@ def _check_there(url: str) -> None:
 async def _find(app: App, log: Log) -> _Found:
     import msgspec
 
+    from streams.cli.access import blueprint_on
     from streams.core.topology import TopologyRecord, control_ref, task_refs
     from streams.dsl.blueprint import changelog_topic
     from streams.runtime.process import state_directory
     from streams.runtime.replies import replies_topic
 
-    blueprint = app.build()
+    blueprint = await blueprint_on(app, cast("ToolLog", log))
     stored = await log.checkpoint(control_ref(app.name))
     records = [blueprint.record]
     if stored is not None:

@@ -91,14 +91,15 @@ def _lines(key: bytes | None, separator: bytes | None) -> Iterator[Pair]:
 
 
 async def _send(url: str, name: str, pairs: Iterable[Pair], app: App | None, create: bool, partitions: int) -> int:
-    from streams.cli.access import reach
+    from streams.cli.access import blueprint_on, reach
     from streams.cli.workers import kinds_on
     from streams.core.log import TopicSpec
 
     declared = app.topics.get(name) if app is not None else None
     sent = 0
     async with reach(url, create=create or declared is not None) as log:
-        if declared is not None:
+        if app is not None and declared is not None:
+            await blueprint_on(app, log)
             await log.create_topics([declared.spec])
         elif create:
             await log.create_topics([TopicSpec(name, partitions)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 from urllib.parse import quote
 
 import typer
@@ -131,7 +131,7 @@ async def _restored(app: App, log: Log, table: str, opened: ExitStack) -> TableR
 
     No worker runs, so the ends of the changelogs are final, as they are after a claim.
     """
-    from streams.cli.access import task_refs_on
+    from streams.cli.access import blueprint_on, task_refs_on
     from streams.cli.progress import RestoreProgress
     from streams.core.checkpoint import decode_checkpoint
     from streams.core.plan import assign_prefixes
@@ -145,7 +145,7 @@ async def _restored(app: App, log: Log, table: str, opened: ExitStack) -> TableR
     from streams.runtime.stores import RocksStores
     from streams.runtime.tables import OpenReads, TableReader
 
-    blueprint = app.build()
+    blueprint = await blueprint_on(app, cast("ToolLog", log))
     view = app.views.get(table)
     stores = RocksStores(opened.enter_context(own_directory(app, log)))
     held: dict[str, KeyedState[Any]] = {}

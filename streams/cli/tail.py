@@ -69,6 +69,7 @@ class _Wanted(NamedTuple):
 async def _tail(url: str, topic: str, wanted: _Wanted, json: bool) -> None:
     from streams.cli.access import is_local, reach
     from streams.errors import LogUnavailable
+    from streams.runtime.places import is_shared
 
     positions: dict[TopicPartition, Position] = {}
     show = _Printer(topic, json, wanted.records if wanted.start is not None else None)
@@ -78,8 +79,8 @@ async def _tail(url: str, topic: str, wanted: _Wanted, json: bool) -> None:
                 bounds = await _bounds(log, url, topic, wanted.partition)
                 if not positions:
                     positions = await _positions(log, bounds, wanted)
-                # Whoever has the log open keeps a worker from starting: without one, look and let go again.
-                stay = wanted.follow and not is_local(log)
+                # Whoever has an embedded log open keeps a worker from starting: without one, look and let go again.
+                stay = wanted.follow and (is_shared(url) or not is_local(log))
                 await _show(log, positions, {at: each.end for at, each in bounds.items()}, show, stay)
         except LogUnavailable:
             if not wanted.follow or not positions:

@@ -65,6 +65,7 @@ def worker(
     """
     from streams.cli.load import load_app
     from streams.cli.progress import RestoreProgress
+    from streams.connectors.registry import open_log
     from streams.core.duration import parse_duration_ms
     from streams.runtime.places import check_worker_name
     from streams.runtime.process import Settings, check_processes, run_worker, set_up_logging
@@ -76,6 +77,7 @@ def worker(
     check_processes(url, processes)
     check_worker_name(name)
     if processes > 1:
+        open_log(url)  # what is wrong with the URL is said once, not by each of them
         asked = _Options(
             app, log, host, port, advertise, name, until_idle, liveness_timeout, stop_timeout, uvloop, quiet
         )

@@ -213,8 +213,11 @@ def _place(
     takers = [name for name in names if room[name] > 0]
     for name in names:
         over = max(0, -room[name])
-        # What another member could go on with at once is let go first.
-        held[name].sort(key=lambda task: (min((_has(members[each], task) for each in takers), default=COLD), task))
+        # What another member could go on with at once is let go first; then a part of each subtopology, lest one
+        # member got all tasks of the one with the work.
+        held[name].sort(
+            key=lambda task: (min((_has(members[each], task) for each in takers), default=COLD), _number(task), task)
+        )
         placed.update((task, name) for task in held[name][over:])
     for wealth in (READY, STORED, COLD):
         for task in tasks:
@@ -291,6 +294,12 @@ def _shares(
         )
         for name in sorted(members)
     }
+
+
+def _number(task: str) -> int:
+    """The partition in the name of a task."""
+    tail = task.rpartition("-")[2]
+    return int(tail) if tail.isdecimal() else 0
 
 
 def _has(member: MemberState, task: str) -> int:

@@ -45,6 +45,7 @@ class Capabilities:
     resumes_handshake: a delivery that was cut off goes on where it stood (MQTT QoS 2).
     delivered_position: the target says up to where it has been written.
     detects_recreation: a topic that was deleted and created again is told from the old one.
+    expires_by_timestamp: retention goes by the records' own timestamps, and not by when they were appended.
     """
 
     replayable: bool = False
@@ -56,6 +57,7 @@ class Capabilities:
     resumes_handshake: bool = False
     delivered_position: bool = False
     detects_recreation: bool = False
+    expires_by_timestamp: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from itertools import repeat
 from typing import Any
 
 from streams.core.batch import NEVER, Origin
 from streams.core.outputs import Outputs
 from streams.core.policy import Failures
 from streams.core.record import TopicPartition
+from streams.core.spread import BY_KEY, How, Spread
 from streams.core.state import KeyedState, State, WindowedState
 from streams.errors import TopologyError
 
@@ -58,7 +58,7 @@ class TaskContext:
     siblings: tasks of the same subtopology; keys are spread over them.
     watermark: how far event time has come; while closings are under way, as it stood before them.
     processor_delay_ms: while a node is built, how far behind the watermark its input may be (windows upstream).
-    counters: what operators count for the metrics, by name.
+    counters: what operators count for the metrics, by name.  spreads: how topics are spread that aren't by key.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class TaskContext:
         siblings: int,
         partitions: Mapping[str, int],
         partitioner: Partitioner,
+        spreads: Mapping[str, How],
     ) -> None:
         self.task_id = task_id
         self.partition = partition
@@ -85,6 +86,8 @@ class TaskContext:
         self._siblings = siblings
         self._partitions = partitions
         self._partitioner = partitioner
+        self._hows = spreads
+        self._spreads: dict[str, Spread] = {}
 
     def keyed(self, name: str) -> KeyedState[Any]:
         state = self.tables.get(name)
@@ -104,11 +107,18 @@ class TaskContext:
         self.counters[name] = self.counters.get(name, 0) + by
 
     def partition_of(self, topic: str, key: bytes | None) -> TopicPartition:
-        """Where a record goes: by its key; without one to this task's own number, so that a re-run repeats it."""
+        """Where a single record goes."""
         count = self._partitions[topic]
-        if count == 1:
-            return TopicPartition(topic, 0)
-        return TopicPartition(topic, self.partition % count if key is None else self._partitioner(key, count))
+        return TopicPartition(topic, 0 if count == 1 else self._spread(topic, count).choose([key], count)[0])
+
+    def _spread(self, topic: str, count: int) -> Spread:
+        spread = self._spreads.get(topic)
+        if spread is None:
+            # Where each task has a partition of its own, what has no key keeps its order.
+            home = self.partition if count == self._siblings else None
+            how = self._hows.get(topic, BY_KEY)
+            spread = self._spreads[topic] = Spread(topic, how, self._partitioner, self.task_id, home)
+        return spread
 
     def send(self, topic: str, keys: list[bytes | None], values: list[bytes | None], times: list[int]) -> None:
         """Add encoded columns to the outputs, each record to its partition.
@@ -121,11 +131,7 @@ class TaskContext:
         if count == 1:
             outputs.add(TopicPartition(topic, 0), keys, values, times, size_bytes=size)
             return
-        own, partitioner = self.partition % count, self._partitioner
-        if None in keys:
-            chosen = [own if key is None else partitioner(key, count) for key in keys]
-        else:
-            chosen = list(map(partitioner, keys, repeat(count)))  # type: ignore[arg-type]
+        chosen = self._spread(topic, count).choose(keys, count)
         if chosen and chosen.count(chosen[0]) == len(chosen):  # as always where the key stays the same
             outputs.add(TopicPartition(topic, chosen[0]), keys, values, times, size_bytes=size)
             return

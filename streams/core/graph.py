@@ -24,6 +24,8 @@ from streams.core.state import StateSpec
 from streams.errors import TopologyError
 
 Emit = Callable[[Batch], None]
+Start = Literal["earliest", "latest"] | int | Mapping[int, int]
+"""Where a source begins without a position: a time in ms, or the offset by partition (those not named: earliest)."""
 
 
 class Processor(Protocol):
@@ -105,7 +107,7 @@ class SourceNode(Node, Protocol):
 
     timed: takes part in the task's watermark.  slack_ms: the disorder that it allows.  idle_after_ms: None never.
     aligned: waits its turn by timestamp among the inputs of the task.
-    on_lost: what to do when records were removed before they were read.
+    on_lost: what to do when records were removed before they were read.  start: where to begin without a position.
     """
 
     timed: bool
@@ -113,6 +115,7 @@ class SourceNode(Node, Protocol):
     slack_ms: int
     idle_after_ms: int | None
     on_lost: Literal["fail", "earliest"]
+    start: Start
 
 
 @dataclass(slots=True)

@@ -121,6 +121,11 @@ class Source(Protocol):
         target, and nothing that was committed before the call is missed."""
         ...
 
+    async def offsets_at(self, times: Mapping[TopicPartition, int]) -> Positions:
+        """For each partition the position of the first record that isn't older than a time in ms; the end where there
+        is none.  It may mean reading the partition."""
+        ...
+
     def reader(self, positions: Positions) -> Reader:
         """A reader that goes on at ``positions``.  Reading below the first record raises PositionLost."""
         ...

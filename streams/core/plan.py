@@ -7,13 +7,14 @@ What must live here: plain data, and the form of a state's changes on its change
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from streams.core.capability import Limits
 from streams.core.checkpoint import Checkpoint
 from streams.core.context import Partitioner
 from streams.core.log import Append
 from streams.core.record import Position, Records, TopicPartition
+from streams.core.spread import How
 from streams.core.state import StateSpec
 from streams.core.store import Changes, StoreState
 
@@ -22,6 +23,7 @@ from streams.core.store import Changes, StoreState
 class Plan:
     """What all tasks of an app share: names, sizes and limits.
 
+    spreads: how the records of a topic are spread, where that isn't by key.
     state_cache_bytes: memory for the decoded values of each named state of each task.
     """
 
@@ -30,6 +32,7 @@ class Plan:
     partitions: Mapping[str, int]
     partitioner: Partitioner
     upstream_tasks: Mapping[str, Sequence[str]]
+    spreads: Mapping[str, How] = field(default_factory=dict)
     state_cache_bytes: int = 64 * 2**20
     dirty_entries: int = 100_000
     watermark_interval_ms: int = 100

@@ -18,7 +18,7 @@ from streams.core.log import TopicSpec
 from streams.core.mapping import describe_failure
 from streams.core.outputs import Outputs
 from streams.core.record import Headers, TopicPartition
-from streams.errors import DerivedValueFailed, RecordFailed, WrongPartition
+from streams.errors import DerivedValueFailed, RecordFailed, RetryableError, ServiceRefused, WrongPartition
 
 Action = Literal["fail", "dead_letter", "skip"]
 
@@ -64,7 +64,8 @@ class Failures:
     ) -> None:
         """Let the record at ``row`` of ``origin`` meet the policy; without an origin, the value derived for ``key``,
         with its event time."""
-        if isinstance(error, WrongPartition):
+        if isinstance(error, WrongPartition | RetryableError | ServiceRefused):
+            # An outage or a wrong setting says nothing about the record: no policy may drop it for that.
             raise error
         if policy.action == "skip":
             error.with_traceback(None)  # its frames hold the batch

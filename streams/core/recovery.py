@@ -110,12 +110,14 @@ class InputFacts:
     """One input partition after the claim.
 
     on_lost: the user's choice for records removed unread.  internal: the app itself makes and drops the topic.
+    first: where to begin without a position; None for the first record.
     """
 
     bounds: Bounds
     identity: str
     on_lost: Literal["fail", "earliest"] = "fail"
     internal: bool = False
+    first: Position | None = None
 
 
 def resolve_inputs(
@@ -124,8 +126,8 @@ def resolve_inputs(
     """The checkpoint with a position for every input, and how many offsets were given up by choice.
 
     ``renewed``: a new version of the app claims; internal topics that it made anew are read from their start.
-    An input without a position begins at the topic's first record.  Raises TopicRecreated, PositionLost and
-    PositionBeyondEnd.
+    An input without a position begins where the user says, else at the topic's first record.  Raises TopicRecreated,
+    PositionLost and PositionBeyondEnd.
     """
     positions, lost = dict(checkpoint.positions), 0
     topics, inputs = dict(checkpoint.topics), dict(checkpoint.inputs)
@@ -144,7 +146,7 @@ def resolve_inputs(
         topics[partition.topic] = each.identity
         position = positions.get(key)
         if position is None:
-            positions[key] = each.bounds.start
+            positions[key] = each.bounds.start if each.first is None else each.first
         elif not position.reached(each.bounds.start):
             if each.on_lost == "fail":
                 raise PositionLost(

@@ -90,6 +90,7 @@ class Task:
             siblings=subtopology.partitions,
             partitions=plan.partitions,
             partitioner=plan.partitioner,
+            spreads=plan.spreads,
         )
         self.watermark = self.context.watermark = checkpoint.watermark
         self.advancing = checkpoint.advancing

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
@@ -16,25 +17,34 @@ from streams.core.capability import GuaranteeName
 from streams.core.duration import Duration, parse_duration_ms
 from streams.core.graph import Graph, Node
 from streams.core.log import TopicInfo, TopicSpec
-from streams.core.policy import Action, ErrorPolicy
+from streams.core.policy import Action
+from streams.core.spread import How
 from streams.core.state import StateSpec
 from streams.dsl.agent import Agent, sinks_of
 from streams.dsl.blueprint import Blueprint
 from streams.dsl.codec import Codec, value_codec
 from streams.dsl.foreign import Outbox
-from streams.dsl.keys import key_codec, ordered_key_codec
 from streams.dsl.naming import Names, check_name
 from streams.dsl.running import Running, TableView
 from streams.dsl.settle import settle
+from streams.dsl.sources import make_table, read
 from streams.dsl.stream import Stream
 from streams.dsl.table import Table, tables_named_by
 from streams.dsl.topic import Topic, declare_topic
-from streams.dsl.types import AgentFunction, AgentSettings, Kind, StreamSettings, TopicSettings, Unknown, writable_codec
+from streams.dsl.types import (
+    AgentFunction,
+    AgentSettings,
+    Kind,
+    StartAt,
+    StreamSettings,
+    TopicSettings,
+    Unknown,
+    writable_codec,
+)
 from streams.dsl.view import View
 from streams.errors import ConfigurationError, TopologyError
 from streams.operators.agent import Agent as AgentNode
 from streams.operators.source import Source
-from streams.operators.table import TableWriter
 
 if TYPE_CHECKING:
     from streams.dsl.timer import Timer
@@ -100,11 +110,12 @@ class App:
         self.views: dict[str, TableView] = {}
         self.agents: dict[str, Agent[Any, Any]] = {}
         self.outboxes: dict[str, Outbox] = {}
+        self.spreads: dict[str, How] = {}  # how topics are spread that aren't by key
         self.uncounted: set[str] = set()  # internal topics whose number of partitions nobody gave
         self.timers: list[Timer] = []
         self.start_hooks: list[Callable[[], Awaitable[None]]] = []
         self._names = Names()
-        self._sources: dict[str, tuple[Stream[Any, Any], object]] = {}
+        self.sources: dict[str, tuple[Stream[Any, Any], object]] = {}  # what reads a topic, with its settings
         self._blueprint: Blueprint | None = None
         self._running: Running | None = None
 
@@ -131,6 +142,7 @@ class App:
         retention: Duration | None = None,
         retention_bytes: int | None = None,
         compact: bool | None = None,
+        partitioner: How = "key",
     ) -> Topic[Any, Any]:
         """A topic on the app's log, created at start if it isn't there; or ``<log>/<topic>`` on another log.
 
@@ -138,6 +150,8 @@ class App:
         partitions: of one that is created, the app's by default, or as many as a topic has with which it is joined.
         retention, retention_bytes: how long or how much is kept; everything by default.  compact: only the last
         record of each key is kept.
+        partitioner: where the app's records go: "key" (those without one a batch to a partition), "round_robin",
+        "random", or a function of the key's bytes (or None) and the number of partitions.
         Where the topic exists, what isn't given here is as it is there, and what is given has to be equal: else the
         worker doesn't start (TopicMismatch).  The same name gives the same topic; other settings raise
         ConfigurationError.
@@ -151,16 +165,21 @@ class App:
             retention=retention,
             retention_bytes=retention_bytes,
             compact=compact,
+            partitioner=partitioner,
         )
 
     @overload
     def stream(
-        self, topic: Topic[K, V], *, timestamp: Callable[[V], Any] | None = None, **settings: Unpack[StreamSettings]
+        self,
+        topic: Topic[K, V] | Sequence[Topic[K, V]],
+        *,
+        timestamp: Callable[[V], Any] | None = None,
+        **settings: Unpack[StreamSettings],
     ) -> Stream[K, V]: ...
     @overload
     def stream(
         self,
-        topic: str,
+        topic: str | re.Pattern[str] | Sequence[str],
         *,
         key: Kind[K],
         value: Kind[V],
@@ -170,7 +189,7 @@ class App:
     @overload
     def stream(
         self,
-        topic: str,
+        topic: str | re.Pattern[str] | Sequence[str],
         *,
         value: Kind[V],
         timestamp: Callable[[V], Any] | None = None,
@@ -179,7 +198,7 @@ class App:
     @overload
     def stream(
         self,
-        topic: str,
+        topic: str | re.Pattern[str] | Sequence[str],
         *,
         key: Any = None,
         value: UnionType | None = None,
@@ -188,7 +207,7 @@ class App:
     ) -> Stream[Any, Any]: ...
     def stream(
         self,
-        topic: Topic[Any, Any] | str,
+        topic: Topic[Any, Any] | str | re.Pattern[str] | Sequence[Topic[Any, Any] | str],
         *,
         key: Any = None,
         value: Any = None,
@@ -198,8 +217,13 @@ class App:
         on_error: Action = "fail",
         dead_letters: Topic[Any, Any] | str | None = None,
         on_lost: Literal["fail", "earliest"] = "fail",
+        start: StartAt = "earliest",
     ) -> Stream[Any, Any]:
-        """The records of a topic, from its start.
+        """The records of a topic, or of several merged: these have the same number of partitions.
+
+        A compiled pattern, ``re.compile("orders-.*")``, stands for the topics of the app's log whose whole names match
+        when a worker starts, but for those that the app writes itself and for internal ones.  One that comes later is
+        told in a line, and taken up by the next start.  The tasks are named by the pattern.
 
         timestamp: finds the event time of a value (ms, seconds as float, datetime); else the record's own counts.
         out_of_orderness: how far records may come out of order; the watermark stays that much behind.
@@ -208,44 +232,22 @@ class App:
         (``<topic>.dead-letters``) in the same commit, "skip" passes it over and counts it.
         on_lost: what to do when retention removed records before they were read: "fail", or go on from the
         "earliest" that is left and count what is gone.
+        start: where a task begins that has no position yet: "earliest", "latest", a time (datetime, or ms: the first
+        record that isn't older), or {partition: offset}, where those not named begin at the earliest.
         """
-        source = self.topic(topic, key=key, value=value) if isinstance(topic, str) else topic
-        policy = self._policy(source, on_error, dead_letters)
-        slack, idle = parse_duration_ms(out_of_orderness, "out_of_orderness"), idle_after
-        settings = (timestamp, slack, idle, policy, on_lost)
-        known = self._sources.get(source.name)
-        if known is not None:
-            if known[1] != settings:
-                raise TopologyError(
-                    f"topic {source.name!r} is read twice with different settings; call app.stream once and use what "
-                    f"it returns in both places"
-                )
-            return known[0]
-        node = Source(
-            name=source.name,
-            policy=policy,
-            topic=source.spec,
-            decode=source.value_codec.decode,
+        return read(
+            self,
+            topic,
+            key=key,
+            value=value,
             timestamp=timestamp,
-            slack_ms=slack,
-            idle_after_ms=None if idle is None else parse_duration_ms(idle, "idle_after"),
+            out_of_orderness=out_of_orderness,
+            idle_after=idle_after,
+            on_error=on_error,
+            dead_letters=dead_letters,
             on_lost=on_lost,
+            start=start,
         )
-        self.add(node)
-        stream: Stream[Any, Any] = Stream(
-            self, node, source.name, source.spec.partitions, source.key_codec, source.value_type, policy
-        )
-        self._sources[source.name] = (stream, settings)
-        return stream
-
-    def _policy(self, source: Topic[Any, Any], action: Action, letters: Topic[Any, Any] | str | None) -> ErrorPolicy:
-        if action not in ("fail", "dead_letter", "skip"):
-            raise ConfigurationError(f"on_error is 'fail', 'dead_letter' or 'skip', not {action!r}")
-        if action != "dead_letter":
-            return ErrorPolicy(action)
-        name = letters if letters is not None else f"{source.name}.dead-letters"
-        topic = self.topic(name, key=bytes, value=bytes) if isinstance(name, str) else name
-        return ErrorPolicy("dead_letter", topic.spec)
 
     @overload
     def table(
@@ -287,42 +289,7 @@ class App:
         default: makes the value of a key that isn't there.  source: the table holds the last value of each key of
         this topic; else agents and operators write it.
         """
-        if name in self.tables:
-            raise TopologyError(f"table {name!r} is declared twice; declare it once and use it in both places")
-        check_name(name, "a table")
-        if source is not None:
-            topic = (
-                declare_topic(self, source, key=key, value=value, compacted=True) if isinstance(source, str) else source
-            )
-            keys, wire, values = ordered_key_codec(topic.key_type), topic.key_codec, topic.value_codec
-        else:
-            keys, wire, values = ordered_key_codec(key), key_codec(key), value_codec(value)
-        state = StateSpec(
-            self.state_name(name), "keyed", values.encode, values.decode, f"table/1/{keys.name}", values.schema
-        )
-        table: Table[Any, Any] = Table(self, name, state, keys, wire, default)
-        self.tables[name] = table
-        self.views[name] = TableView(state, keys, wire, _unchanged)
-        if source is not None:
-            reader = Source(name=topic.name, topic=topic.spec, decode=values.decode, timed=False, tombstones=True)
-            if topic.name in self._sources:
-                raise TopologyError(
-                    f"topic {topic.name!r} feeds table {name!r} and a stream; use stream.to_table(table)"
-                )
-            self.add(reader)
-            stream: Stream[Any, Any] = Stream(
-                self, reader, topic.name, topic.spec.partitions, wire, topic.value_type, ErrorPolicy()
-            )
-            self.add(
-                TableWriter(
-                    name=f"{topic.name}: table {name}",
-                    upstream=(reader,),
-                    state=state,
-                    recode_key=table.recode_from(stream.keys, f"table {name}"),
-                )
-            )
-            self._sources[topic.name] = (stream, None)
-        return table
+        return make_table(self, name, key=key, value=value, default=default, source=source)
 
     def view(self, state: StateSpec, keys: Codec[Any], result: Callable[[Any], Any]) -> Table[Any, Any]:
         """A read-only table over the state of an aggregate."""
@@ -378,6 +345,7 @@ class App:
             self.internal(label, "inbox", f"the inbox of agent {label}"), source.partitions, "repartition"
         )
         self.uncounted.add(inbox.name)
+        values = values.at(inbox.name)
         asked = Source(name=f"{label}.inbox", topic=inbox, decode=values.decode, timed=False, aligned=False)
         self.add(asked)
         node = AgentNode(
@@ -461,6 +429,10 @@ class App:
             self.outboxes[target.name] = Outbox(TopicSpec(name, self.partitions, "outbox"), target)
         return self.outboxes[target.name].topic
 
+    def take_name(self, name: str, what: str) -> None:
+        """Register the name of something; raises TopologyError where something else has it."""
+        self._names.take(name, what)
+
     def state_name(self, name: str) -> str:
         return self._names.take(name, f"the state of {name}")
 
@@ -474,7 +446,7 @@ class App:
         stays so for later calls without.
         """
         if self._blueprint is None or held is not None:
-            self._blueprint = settle(self, held or {})
+            self._blueprint = settle(self, held)
         return self._blueprint
 
     def task_of(self, topic: str, partition: int) -> str:
@@ -483,10 +455,6 @@ class App:
             if any(node.reads is not None and node.reads.name == topic for node in subtopology.nodes):
                 return subtopology.task_id(partition)
         raise TopologyError(f"no task reads {topic}")
-
-
-def _unchanged(value: Any) -> Any:
-    return value
 
 
 __all__ = ["App", "Running", "TableView"]

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import msgspec
 import orjson
@@ -49,6 +49,8 @@ class Codec(Generic[T]):
     encode: value to bytes; raises TypeError for what it can't write.
     schema: canonical text of what is on the wire, kept on the log; two of them are compared by
         ``dsl.schema.incompatibility``.  Left out, the codec is known by its name only.
+    bind: for a codec that has to know where its bytes stand: called with the name of a topic and "key" or "value"
+        while the app is declared, it returns the codec to use there.  Internal topics and states have names too.
 
     Both callables are pure, don't block, and keep no reference to what they were given.
     """
@@ -57,10 +59,15 @@ class Codec(Generic[T]):
     decode: Callable[[bytes], T] = field(compare=False)
     encode: Callable[[T], bytes] = field(compare=False)
     schema: str = ""
+    bind: Callable[[str, Literal["key", "value"]], Codec[T]] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.schema:
             object.__setattr__(self, "schema", wire_schema(self.name))
+
+    def at(self, topic: str, part: Literal["key", "value"] = "value") -> Codec[T]:
+        """The codec of a topic's keys or values."""
+        return self if self.bind is None else self.bind(topic, part)
 
     @property
     def fingerprint(self) -> str:

@@ -13,33 +13,39 @@ partitions of the table's topic.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from streams.core.graph import Graph
 from streams.core.log import TopicInfo, TopicSpec
 from streams.dsl.blueprint import Blueprint, draw_blueprint
-from streams.errors import TopologyError
+from streams.errors import ConfigurationError, TopologyError
+from streams.operators.matching import Matching
 
 if TYPE_CHECKING:
     from streams.dsl.app import App
 
-__all__ = ["settle"]
+__all__ = ["matches", "settle"]
 
 
-def settle(app: App, held: Mapping[str, TopicInfo]) -> Blueprint:
-    """The blueprint of ``app``; its topics, agents and outboxes know from now on how many partitions there are."""
+def settle(app: App, found: Mapping[str, TopicInfo] | None) -> Blueprint:
+    """The blueprint of ``app``; its topics, agents and outboxes know from now on how many partitions there are.
+
+    found: topics as they are, by name; None before anybody has looked.
+    """
+    held = found or {}
     for node in app.graph.nodes:
         if not getattr(node, "ports", True):
             raise TopologyError(f"{node.name}: nobody takes the window's results; add .final() or .updates()")
     app.graph.known = {}
+    _expand(app, held, looked=found is not None)
     declared = {name: topic.declared for name, topic in app.topics.items()}
     specs = {**app.graph.topics(), **declared}
     there = {name: info.spec for name, info in held.items() if name in declared and info.spec.kind == "user"}
-    for name, found in there.items():
+    for name, spec in there.items():
         topic = app.topics[name]
-        specs[name] = replace(topic.declared, **{field: getattr(found, field) for field in topic.undeclared})
+        specs[name] = replace(topic.declared, **{field: getattr(spec, field) for field in topic.undeclared})
     uncounted = {name for name, topic in app.topics.items() if "partitions" in topic.undeclared and name not in there}
     app.graph.known = specs = counted(app.graph, specs, uncounted | app.uncounted)
     for name, topic in app.topics.items():
@@ -72,3 +78,34 @@ def counted(graph: Graph, specs: Mapping[str, TopicSpec], uncounted: set[str]) -
             if len(choices) == 1:
                 found[name] = replace(specs[name], partitions=next(iter(choices)))
     return found
+
+
+INTERNAL = (".repartition", ".changelog", ".outbox", ".inbox", ".ticks", ".replies", ".checkpoints")
+"""How topics end that apps make for themselves: no pattern means them, whichever app's they are."""
+
+
+def matches(app: App, node: Matching, names: Collection[str]) -> list[str]:
+    """The topics that a pattern takes in: not what this app writes, and nothing internal."""
+    written = {spec.name for each in app.graph.nodes for spec in each.writes}
+    return sorted(
+        name for name in names if node.pattern.fullmatch(name) and name not in written and not name.endswith(INTERNAL)
+    )
+
+
+def _expand(app: App, held: Mapping[str, TopicInfo], *, looked: bool) -> None:
+    """Put the sources of every pattern in front of it: topics of the log and those that the app declares."""
+    patterns = [node for node in app.graph.nodes if isinstance(node, Matching)]
+    before = {id(source) for node in patterns for source in node.found}
+    nodes = [node for node in app.graph.nodes if id(node) not in before]
+    known = {name: info.spec for name, info in held.items() if info.spec.kind == "user"}
+    known.update({name: topic.declared for name, topic in app.topics.items() if not topic.declared.location})
+    for node in patterns:
+        found = [known[name] for name in matches(app, node, known)]
+        if looked and not found:
+            raise ConfigurationError(
+                f"no topic on the log matches {node.pattern.pattern!r}; create one first, or mend the pattern"
+            )
+        # Before a log was looked at, the pattern itself stands for what it will find.
+        sources = node.expand(found or [TopicSpec(node.pattern.pattern, app.partitions)])
+        nodes[nodes.index(node) : nodes.index(node)] = sources
+    app.graph.nodes = nodes

@@ -127,6 +127,7 @@ class Stream(Generic[K, V]):
         )
         if partitions is None:
             self.app.uncounted.add(topic.name)
+        keys, values = keys.at(topic.name, "key"), values.at(topic.name)
         self.app.add(
             Repartition(
                 name=f"{label}: key_by",
@@ -242,8 +243,8 @@ class Stream(Generic[K, V]):
 
         Without ``key`` the whole encoded value counts.  Works within a partition: equal values need equal keys.
         """
-        values = writable_codec(self.type, f"dedupe on {self.label}")
         state = dedupe_state(self.app.state_name(name or f"{self.label}.dedupe"))
+        values = writable_codec(self.type, f"dedupe on {self.label}").at(state.name)
         node = Dedupe(
             name=state.name,
             upstream=(self.node,),
@@ -258,8 +259,8 @@ class Stream(Generic[K, V]):
         """Lists of ``count`` values of a partition, or fewer once the first has waited ``within`` (wall-clock time)."""
         if count < 1:
             raise ConfigurationError(f"batch({count}): a batch holds at least one value")
-        values = writable_codec(self.type, f"batch on {self.label}")
         state_name = self.app.state_name(name or f"{self.label}.batch")
+        values = writable_codec(self.type, f"batch on {self.label}").at(state_name)
         node = Batching(
             name=state_name,
             upstream=(self.node,),

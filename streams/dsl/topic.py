@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from streams.core.duration import Duration, parse_duration_ms
 from streams.core.log import TopicSpec
 from streams.core.record import Records
+from streams.core.spread import BY_KEY, How
 from streams.core.watermark import MARK_HEADER, Mark, encode_mark
 from streams.dsl.codec import Codec, value_codec
 from streams.dsl.foreign import split_location
@@ -94,6 +95,15 @@ class Topic(Generic[K, V]):
         return Records(keys, values, times)
 
 
+def _checked(partitioner: How, topic: str) -> How:
+    if callable(partitioner) or partitioner in ("key", "round_robin", "random"):
+        return partitioner
+    raise ConfigurationError(
+        f"topic {topic}: partitioner is 'key', 'round_robin', 'random' or a function (key, partitions) → partition, "
+        f"not {partitioner!r}"
+    )
+
+
 def watermark_record(time: int, now_ms: int) -> Records:
     """A producer's watermark as a record."""
     return Records([None], [encode_mark(Mark("", time))], [now_ms], [((MARK_HEADER, b""),)])
@@ -109,6 +119,7 @@ def declare_topic(
     retention: Duration | None = None,
     retention_bytes: int | None = None,
     compact: bool | None = None,
+    partitioner: How = BY_KEY,
     compacted: bool = False,
 ) -> Topic[Any, Any]:
     """What ``App.topic`` does.  ``compacted``: whether a topic is made so where neither app nor log says."""
@@ -129,7 +140,8 @@ def declare_topic(
         location,
     )
     undeclared = frozenset(field for field, given in said.items() if given is None)
-    topic: Topic[Any, Any] = Topic(app, spec, key_codec(key), value_codec(value), value, key, undeclared)
+    keys, values = key_codec(key).at(name, "key"), value_codec(value).at(name)
+    topic: Topic[Any, Any] = Topic(app, spec, keys, values, value, key, undeclared)
     known = app.topics.setdefault(name, topic)
     if (known.declared, known.value_codec.schema, known.key_codec.schema) != (
         spec,
@@ -140,4 +152,6 @@ def declare_topic(
             f"topic {name!r} is declared twice with different settings; declare it once and pass the Topic on"
         )
     known.undeclared &= undeclared
+    if partitioner != BY_KEY:
+        app.spreads[name] = _checked(partitioner, name)
     return known

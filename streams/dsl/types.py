@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, get_type_hints
 
-from streams.core.duration import Duration
+from streams.core.duration import Duration, to_epoch_ms
+from streams.core.graph import Start
 from streams.core.policy import Action
+from streams.core.spread import How
 from streams.dsl.codec import Codec, value_codec
+from streams.errors import ConfigurationError
 
 T = TypeVar("T")
 
@@ -18,6 +22,10 @@ Kind: TypeAlias = type[T] | Codec[T]
 
 AgentFunction: TypeAlias = Callable[..., Any]
 """``async def agent(events)``, with or without ``yield``."""
+
+
+StartAt: TypeAlias = Literal["earliest", "latest"] | datetime | float | Mapping[int, int]
+"""What ``start=`` takes: see ``App.stream``."""
 
 
 class AgentSettings(TypedDict, total=False):
@@ -36,6 +44,7 @@ class TopicSettings(TypedDict, total=False):
     retention: Duration | None
     retention_bytes: int | None
     compact: bool | None
+    partitioner: How
 
 
 class StreamSettings(TypedDict, total=False):
@@ -46,6 +55,7 @@ class StreamSettings(TypedDict, total=False):
     on_error: Action
     dead_letters: Any
     on_lost: Literal["fail", "earliest"]
+    start: StartAt
 
 
 class Unknown:
@@ -81,3 +91,16 @@ def writable_codec(known: Any, what: str) -> Codec[Any]:
         return encode(value)
 
     return Codec(plain.name, plain.decode, encode_plain, plain.schema)
+
+
+def checked_start(start: StartAt, what: str) -> Start:
+    """Where to begin, as the core has it.  Raises ConfigurationError for what says nothing."""
+    if isinstance(start, str) and start in ("earliest", "latest"):
+        return "earliest" if start == "earliest" else "latest"
+    if isinstance(start, datetime | int | float) and not isinstance(start, bool):
+        return to_epoch_ms(start)
+    if isinstance(start, Mapping) and all(type(each) is int and each >= 0 for pair in start.items() for each in pair):
+        return dict(start)
+    raise ConfigurationError(
+        f"{what}: start is 'earliest', 'latest', a time (a datetime, or ms) or {{partition: offset}}, not {start!r}"
+    )

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from streams.core.batch import Batch, Origin
 from streams.core.context import TaskContext
 from streams.core.duration import to_epoch_ms
-from streams.core.graph import Emit
+from streams.core.graph import Emit, Start
 from streams.core.inputs import Decoded
 from streams.core.log import TopicSpec
 from streams.core.mapping import FAILED, decode_batch, has_none, map_batch
@@ -27,7 +27,7 @@ class Source(Operator):
 
     decode: bytes to value.  timestamp: value to event time, None takes the record's own.
     timed, aligned: see ``core.graph.SourceNode``.
-    on_lost: what to do when records were removed before they were read.
+    on_lost: what to do when records were removed before they were read.  start: where to begin without a position.
     tombstones: True hands records without a value on as None (tables); else they are counted and left out.
     """
 
@@ -40,6 +40,7 @@ class Source(Operator):
     aligned: bool = True
     tombstones: bool = False
     on_lost: Literal["fail", "earliest"] = "fail"
+    start: Start = "earliest"
 
     @property
     def reads(self) -> TopicSpec:

@@ -11,15 +11,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+import time
 
 import msgspec
 
 from streams.core.checkpoint import Checkpoint, claimed, decode_checkpoint, encode_checkpoint, partition_key
-from streams.core.log import Append, Commit, Log, Reader, Sink, SinkWriter, TaskRef, TaskWriter
-from streams.core.record import Fetched, Position, Records, TopicPartition
+from streams.core.log import Commit, Log, Reader, Sink, SinkWriter, TaskRef, TaskWriter
+from streams.core.record import Position, TopicPartition
+from streams.core.spread import BY_KEY, How, Spread
 from streams.dsl.foreign import Outbox
 from streams.errors import Fenced, PositionLost, RetryableError
+from streams.runtime.producer import divide
+from streams.runtime.retention import Expiry
 
 logger = logging.getLogger("streams")
 
@@ -35,7 +38,16 @@ class Delivery:
     """Delivers one partition of an outbox until it is stopped."""
 
     def __init__(
-        self, ref: TaskRef, log: Log, sink: Sink, target: Log, outbox: Outbox, partition: int, topology: int
+        self,
+        ref: TaskRef,
+        log: Log,
+        sink: Sink,
+        target: Log,
+        outbox: Outbox,
+        partition: int,
+        topology: int,
+        expiry: Expiry,
+        how: How = BY_KEY,
     ) -> None:
         self.id = ref.name
         self.delivered = Position()
@@ -46,6 +58,9 @@ class Delivery:
         self.at = TopicPartition(outbox.topic.name, partition)
         self._ref = ref
         self._topology = topology
+        self._expiry = expiry
+        home = partition if outbox.target.partitions == outbox.topic.partitions else None
+        self._spread = Spread(outbox.target.name, how, target.partition_for, ref.name, home)
         self._stop = asyncio.Event()
         self._checkpoint: Checkpoint | None = None
         self._reader: Reader | None = None
@@ -109,7 +124,9 @@ class Delivery:
             while not self._stop.is_set():
                 for batch in await reader.fetch([self.at], max_records=BATCH_RECORDS, wait_s=WAIT_S):
                     position = self.delivered.advanced(batch.lane, batch.next_offset)
-                    await sink.deliver(self._spread(batch), _encode_position(position))
+                    appends = divide(self._outbox.target, batch.records, self._spread)
+                    self._expiry.look(appends, time.time_ns() // 1_000_000)
+                    await sink.deliver(appends, _encode_position(position))
                     self.delivered = position
                 if loop.time() >= checkpoint_at:
                     await self._keep(writer)
@@ -130,21 +147,3 @@ class Delivery:
         )
         await writer.commit(Commit(encode_checkpoint(kept), positions={self.at: self.delivered}))
         self._checkpoint = kept
-
-    def _spread(self, batch: Fetched) -> Sequence[Append]:
-        """The batch divided over the partitions of the target; without a key by the outbox's own partition."""
-        target, records = self._outbox.target, batch.records
-        parts: dict[int, Records] = {}
-        headers = records.headers or [None] * len(records)
-        for key, value, time, header in zip(records.keys, records.values, records.timestamps, headers, strict=True):
-            if key is None:
-                number = self.at.partition % target.partitions
-            else:
-                number = self._target.partition_for(key, target.partitions)
-            part = parts.setdefault(number, Records([], [], [], [] if records.headers is not None else None))
-            part.keys.append(key)
-            part.values.append(value)
-            part.timestamps.append(time)
-            if part.headers is not None:
-                part.headers.append(header)
-        return [Append(TopicPartition(target.name, number), part) for number, part in sorted(parts.items())]

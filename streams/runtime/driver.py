@@ -21,7 +21,7 @@ from typing import cast
 
 from streams.core.batch import NEVER
 from streams.core.capability import GuaranteeName
-from streams.core.checkpoint import claimed, decode_checkpoint, encode_checkpoint, partition_key
+from streams.core.checkpoint import Checkpoint, claimed, decode_checkpoint, encode_checkpoint, partition_key
 from streams.core.graph import SourceNode, Subtopology
 from streams.core.log import Append, Commit, Log, Reader, TaskRef, TaskWriter
 from streams.core.plan import Captured, Plan
@@ -37,6 +37,7 @@ from streams.errors import (
     LogUnavailable,
     PositionLost,
     RetryableError,
+    ServiceUnavailable,
     StoreCorrupt,
 )
 from streams.operators.agent import AgentWork
@@ -46,6 +47,8 @@ from streams.runtime.metrics import Metrics
 from streams.runtime.readers import open_reader
 from streams.runtime.requests import Requests
 from streams.runtime.restore import Progress, Restoration, restore
+from streams.runtime.retention import Expiry
+from streams.runtime.starts import first_position
 from streams.runtime.stores import Stores
 
 logger = logging.getLogger("streams")
@@ -87,6 +90,7 @@ class Services:
     barrier_timeout_ms: int = 30_000
     max_restarts: int = 5
     progress: Progress = field(default=lambda task, done, total: None)
+    expiry: Expiry = field(default_factory=lambda: Expiry({}))
 
 
 class Driver:
@@ -121,6 +125,11 @@ class Driver:
     def stop(self) -> None:
         """Ask the task to commit and let go; ``run`` returns soon after."""
         self._stop.set()
+
+    @property
+    def stopping(self) -> bool:
+        """The task was asked to let go."""
+        return self._stop.is_set()
 
     @property
     def lag(self) -> int:
@@ -165,8 +174,8 @@ class Driver:
                 logger.warning("task %s goes on from the first record that is left: %s", self.id, error)
                 await self._pause(MAX_WAIT_S)
             except RetryableError as error:
-                # An outage of the log is waited out; what is wrong with the task itself isn't tried for ever.
-                waits = isinstance(error, LogUnavailable | CommitUnknown)
+                # An outage is waited out; what is wrong with the task itself isn't tried for ever.
+                waits = isinstance(error, LogUnavailable | CommitUnknown | ServiceUnavailable)
                 restarts = 0 if self._commits > committed_before + 1 else restarts + 1
                 self._services.metrics.of(self._services.metrics.restarts, self.id, 1)
                 if not waits and (
@@ -202,7 +211,7 @@ class Driver:
                 claim=uuid.uuid4().hex[:12],
             )
             renewed = previous is not None and decode_checkpoint(previous).topology < services.topology_version
-            checkpoint, lost = resolve_inputs(checkpoint, await self._input_facts(), renewed=renewed)
+            checkpoint, lost = resolve_inputs(checkpoint, await self._input_facts(checkpoint), renewed=renewed)
             services.metrics.of(services.metrics.lost, self.id, lost)
             stored = encode_checkpoint(checkpoint)
             await self._writer.commit(Commit(stored))
@@ -255,7 +264,7 @@ class Driver:
         if await self._services.log.checkpoint(self._ref) != self._stored:
             raise Fenced(f"another owner has claimed the task and freed what it has read ({error})") from error
 
-    async def _input_facts(self) -> dict[TopicPartition, InputFacts]:
+    async def _input_facts(self, checkpoint: Checkpoint) -> dict[TopicPartition, InputFacts]:
         nodes: dict[TopicPartition, SourceNode] = {}
         for node in self._subtopology.sources:
             assert node.reads is not None
@@ -268,8 +277,10 @@ class Driver:
                 raise ConfigurationError(
                     f"topic {at.topic!r} doesn't exist on {log.url}; create it there, or mend its name"
                 )
-            bounds = await log.bounds([at])
-            facts[at] = InputFacts(bounds[at], info.identity, node.on_lost, internal=info.spec.kind != "user")
+            bounds = (await log.bounds([at]))[at]
+            known = checkpoint.position(at) is not None
+            first = None if known else await first_position(log, at, node.start, bounds)
+            facts[at] = InputFacts(bounds, info.identity, node.on_lost, info.spec.kind != "user", first)
         return facts
 
     async def _let_go(self, reader: Reader | None, store: Store | None) -> None:
@@ -374,8 +385,11 @@ class Driver:
         appends = captured.appends
         if services.guarantee == "at_least_once":
             appends = await self._send_ahead(appends)
+        services.expiry.look(appends, services.clock.now_ms())
         stored = encode_checkpoint(captured.checkpoint)
-        ends = await writer.commit(Commit(stored, appends, captured.positions))
+        # Another log's partitions aren't this one's to keep offsets of: Kafka would refuse the whole commit.
+        own = {at: position for at, position in captured.positions.items() if at.topic not in services.foreign}
+        ends = await writer.commit(Commit(stored, appends, own))
         self._stored = stored
         task.committed(captured, ends)
         self._commits += 1

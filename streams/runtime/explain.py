@@ -28,11 +28,9 @@ from streams.dsl.blueprint import changelog_topic
 from streams.operators.agent import Agent
 from streams.operators.map import Peek
 from streams.runtime.draw import place_of, short_name
+from streams.runtime.places import is_shared
 
 __all__ = ["Edge", "Explanation", "explain"]
-
-BY_APPEND_TIME = ("embedded", "memory")
-"""Logs whose retention goes by when a record was appended, whatever its timestamp says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +121,7 @@ def explain(app: App, log_url: str, of: CapabilitiesOf) -> Explanation:
             for state in each.states.values()
         ],
         edges=edges,
-        warnings=_warnings(app, log_url, capabilities, edges),
+        warnings=[*_warnings(app, capabilities, of), *_about_standbys(app, log_url)],
     )
 
 
@@ -167,12 +165,18 @@ def _edges(app: App, subtopology: Subtopology, capabilities: Capabilities, of: C
     return found
 
 
+def _about_standbys(app: App, log_url: str) -> list[str]:
+    if not app.standbys or is_shared(log_url):
+        return []
+    return [f"standbys={app.standbys} has no effect: on this log there is one worker, and nobody to follow it"]
+
+
 def _outside(node: Node) -> Derived:
     what = "a peek" if isinstance(node, Peek) else "an HTTP call of an agent"
     return Derived(Guarantee.AT_LEAST_ONCE, f"{what} isn't part of the commit: it is repeated after a crash")
 
 
-def _warnings(app: App, log_url: str, capabilities: Capabilities, edges: list[Edge]) -> list[str]:
+def _warnings(app: App, capabilities: Capabilities, of: CapabilitiesOf) -> list[str]:
     found: list[str] = []
     commit = derive_commit(capabilities, app.guarantee)
     if app.guarantee == "exactly_once" and commit.guarantee is not Guarantee.EXACTLY_ONCE:
@@ -186,13 +190,16 @@ def _warnings(app: App, log_url: str, capabilities: Capabilities, edges: list[Ed
     for subtopology in blueprint.subtopologies:
         for node in subtopology.sources:
             found.extend(_about_source(cast(SourceNode, node), subtopology))
-    if log_url.partition(":")[0] not in BY_APPEND_TIME:
-        found.extend(
-            f"{spec.name} keeps records for {format_duration_ms(spec.retention_ms)} by their timestamps: results of "
-            f"older event times (a replay, late windows) may be dropped as they come; give it a longer retention"
-            for spec in blueprint.topics.values()
-            if spec.kind == "user" and spec.retention_ms is not None and spec.name in written
-        )
+    written |= {outbox.target.name for outbox in blueprint.outboxes}
+    found.extend(
+        f"{spec.name} keeps records for {format_duration_ms(spec.retention_ms)} by their timestamps: results of "
+        f"older event times (a replay, late windows) may be dropped as they come; give it a longer retention"
+        for spec in blueprint.topics.values()
+        if spec.kind == "user"
+        and spec.retention_ms is not None
+        and spec.name in written
+        and (of(spec.location) if spec.location else capabilities).expires_by_timestamp
+    )
     return found
 
 

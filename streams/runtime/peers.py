@@ -7,8 +7,10 @@
 What must live here: finding and asking the owner.  What must not: answering (``runtime.web``), which keys and values a
 table has (``runtime.tables``).
 
-The answer is what the owner has committed, as for every read from outside of a task.  A worker that has lost its tasks
-without knowing answers from what it had: for as long as its membership takes to notice, at most.
+The answer is what the owner has committed, as for every read from outside of a task.  A worker that was cut off and
+whose tasks others have taken over answers from what it had until its own clock says that its membership is over (the
+session time-out), when it lets go of them.  An idle task isn't looked after more closely: to ask the log again and
+again whether it is still ours would cost a read a task, and the fence in its commits keeps the data safe anyhow.
 """
 
 from __future__ import annotations

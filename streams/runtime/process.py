@@ -282,8 +282,7 @@ async def _endpoints(
             port = await stack.enter_async_context(serve(web, settings.host, settings.port or 0))
             logger.info("health, metrics and tables on http://%s:%d", settings.host, port)
             address = _address(settings, port) if shared else ""
-        stored = stores.stored() & set(worker.blueprint.tasks)
-        worker.member = Member(name=settings.name, address=address, stored=stored)
+        worker.member = Member(name=settings.name, address=address, stored=stores.stored())
         yield status
 
 

@@ -190,7 +190,7 @@ class Standby:
                 copy.load(about, await self._maker(about, copy))
                 self._note(self._behind(copy, ends))
             await asyncio.sleep(0)
-        if copy.positions != before or copy.store.state is None:
+        if copy.positions != before:
             copy.finish(about, await self._maker(about, copy), began_ms)
         copy.as_of_ms = began_ms
         self._note(self._behind(copy, ends))

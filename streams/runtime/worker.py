@@ -25,6 +25,7 @@ from streams.core.log import Append, Commit, Log, TaskRef, TopicSpec
 from streams.core.membership import Assignment, Member, Membership, Wanted
 from streams.core.plan import Plan
 from streams.core.record import Position, Records, TopicPartition
+from streams.core.spread import BY_KEY
 from streams.core.state import KeyedState, StateSpec
 from streams.core.topology import TopologyRecord, control_ref, resolve_topology, task_refs
 from streams.dsl.agent import Agent
@@ -37,13 +38,15 @@ from streams.runtime.clock import Clock
 from streams.runtime.delivery import Delivery
 from streams.runtime.draw import place_of
 from streams.runtime.driver import Driver, DriverFactory, Phase, Services
-from streams.runtime.existing import build_on
+from streams.runtime.existing import build_on, watch_topics
 from streams.runtime.metrics import Metrics
 from streams.runtime.peers import PeerReads
 from streams.runtime.places import is_shared
+from streams.runtime.producer import Producer
 from streams.runtime.replies import replies_topic
 from streams.runtime.requests import Requests
 from streams.runtime.restore import Progress
+from streams.runtime.retention import Expiry, watch_expiry
 from streams.runtime.standby import Standby, Standbys
 from streams.runtime.stores import Stores
 from streams.runtime.ticker import Ticker
@@ -99,6 +102,7 @@ class Worker:
         self.deliveries: dict[str, Delivery] = {}
         self.ticker: Ticker | None = None
         self.assigned = False
+        self._leaving = False
         shared = is_shared(log.url)
         self._replies = replies_topic(app.name) if shared and app.agents else None
         self._requests = Requests(log, clock, self._replies)
@@ -108,6 +112,8 @@ class Worker:
         self._background: list[asyncio.Task[None]] = []
         self._failure: asyncio.Future[None] | None = None
         self._refs: Mapping[str, TaskRef] = {}
+        self._expiry = Expiry({})
+        self._producer = Producer(app.name, log.partition_for, app.spreads)
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -129,11 +135,13 @@ class Worker:
         try:
             await self._open_foreign()
             await self._prepare_patiently()
+            self._expiry = await watch_expiry(self.app, self.log, self._foreign, self._clock.now_ms())
             self.app.attach(self)
             for hook in self.app.start_hooks:
                 await hook()
             self._spawn(ASSIGNMENTS, self._follow_assignments())
             self._spawn("housekeeping", self._keep_house())
+            self._spawn("topics", watch_topics(self.app, self.log, self._foreign))
             for timer in self.app.timers:
                 if timer.topic is None:
                     self._spawn(f"timer {timer.name}", self._tick_here(timer))
@@ -221,6 +229,7 @@ class Worker:
             partitions=blueprint.partitions,
             partitioner=self.log.partition_for,
             upstream_tasks=blueprint.upstream_tasks,
+            spreads=app.spreads,
             state_cache_bytes=app.cache_bytes
             // max(1, sum(each.partitions * len(each.states) for each in blueprint.subtopologies)),
             watermark_interval_ms=app.watermark_interval_ms,
@@ -239,6 +248,7 @@ class Worker:
             commit_interval_s=app.commit_interval_ms / 1000,
             barrier_timeout_ms=app.barrier_timeout_ms,
             progress=self._progress,
+            expiry=self._expiry,
         )
 
     async def _follow_assignments(self) -> None:
@@ -257,7 +267,10 @@ class Worker:
             self._membership.report(self._running.keys(), self._running.keys() | self.standbys.ready)
 
     def _introduction(self) -> Member:
-        return replace(self.member, version=self.app.version, fingerprint=self.blueprint.record.fingerprint)
+        stored = self.member.stored & set(self.blueprint.tasks)
+        return replace(
+            self.member, version=self.app.version, fingerprint=self.blueprint.record.fingerprint, stored=stored
+        )
 
     def _wanted(self) -> Wanted:
         stateful = {task for each in self.blueprint.subtopologies if each.states for task in each.task_ids}
@@ -270,7 +283,8 @@ class Worker:
             self._stop(task)
         await self.standbys.keep(assignment.standby)
         for task in gone:
-            await asyncio.wait({self._running.pop(task)})
+            await asyncio.wait({self._running[task]})  # a stop of the worker that comes now waits for it as well
+            del self._running[task]
             self.drivers.pop(task, None)
             self.deliveries.pop(task, None)
         for task in sorted(assignment.active - self._running.keys()):
@@ -304,7 +318,10 @@ class Worker:
             if task in outbox.task_ids:
                 target = self._foreign[outbox.target.name]
                 partition = outbox.task_ids.index(task)
-                made = Delivery(ref, self.log, LogSink(target), target, outbox, partition, self.app.version)
+                how = self.app.spreads.get(outbox.target.name, BY_KEY)
+                made = Delivery(
+                    ref, self.log, LogSink(target), target, outbox, partition, self.app.version, self._expiry, how
+                )
                 self.deliveries[task] = made
                 return made
         subtopology, partition = self.blueprint.subtopology_of_task(task)
@@ -330,6 +347,7 @@ class Worker:
 
     async def _shut_down(self) -> None:
         """Let every task commit and go; then end what runs beside them."""
+        self._leaving = True
         for task in self._background:
             if task.get_name() == ASSIGNMENTS:  # so that none is started that nobody would stop
                 task.cancel()
@@ -440,15 +458,8 @@ class Worker:
         await self.log.append([Append(TopicPartition(topic.name, p), mark) for p in range(topic.partitions)])
 
     def spread(self, topic: TopicSpec, records: Records) -> Sequence[Append]:
-        """Records divided by partition; those without a key go to partition 0."""
-        parts: dict[int, Records] = {}
-        for index, key in enumerate(records.keys):
-            partition = 0 if key is None else self.log.partition_for(key, topic.partitions)
-            part = parts.setdefault(partition, Records())
-            part.keys.append(key)
-            part.values.append(records.values[index])
-            part.timestamps.append(records.timestamps[index])
-        return [Append(TopicPartition(topic.name, partition), part) for partition, part in sorted(parts.items())]
+        """Records divided by partition."""
+        return self._producer.spread(topic, records)
 
     async def read_table(self, table: str, wire_key: bytes, state_key: bytes) -> Any:
         """The committed value of a key, from the task that holds it, wherever that runs."""
@@ -460,9 +471,15 @@ class Worker:
         return None if value is None else view.result(value)
 
     def held(self, task: str, state: str) -> KeyedState[Any] | None:
-        """The state of a task that runs here; None of one that doesn't."""
+        """The state of a task that runs here; None of one that doesn't.
+
+        One that was taken away isn't read any more: this worker may have been out of the group for a while, and while
+        its last commit waits for a log that doesn't answer, the next owner's go on.
+        """
         driver = self.drivers.get(task)
-        return None if driver is None or driver.task is None else driver.task.context.keyed(state)
+        if driver is None or driver.task is None or (driver.stopping and not self._leaving):
+            return None
+        return driver.task.context.keyed(state)
 
     def ref(self, task: str) -> TaskRef:
         """Where a task is on the log; known once the worker works."""

@@ -48,6 +48,24 @@ class ReadingTests(LogTests):
 
         self.run(scenario)
 
+    def test_a_time_leads_to_the_first_record_that_isn_t_older(self) -> None:
+        async def scenario(log: Log) -> None:
+            part = records(b"1", b"2", b"3", b"4")
+            part.timestamps = [100, 300, 200, 400]
+            await log.append([Append(ORDERS, part)])
+            offsets = [offset for batch in await read_all(log, ORDERS) for offset in batch.offsets]
+            for time, index in ((0, 0), (100, 0), (101, 1), (200, 1), (300, 1), (301, 3), (400, 3)):
+                found = await log.offsets_at({ORDERS: time})
+                assert await values_of(log, ORDERS, found[ORDERS]) == numbered_from(index)
+                assert found[ORDERS].offset() <= offsets[index]
+            ends = await log.bounds([ORDERS, OTHERS])
+            assert await log.offsets_at({ORDERS: 401, OTHERS: 0}) == {at: each.end for at, each in ends.items()}
+
+        def numbered_from(index: int) -> list[bytes]:
+            return [b"1", b"2", b"3", b"4"][index:]
+
+        self.run(scenario)
+
     def test_batches_follow_one_another_whatever_their_size(self) -> None:
         async def scenario(log: Log) -> None:
             for first in range(0, 50, 5):

@@ -36,18 +36,19 @@ class SimMembership:
     """A worker's place among the others (``core.membership.Membership``), in the simulator's hands."""
 
     def __init__(self) -> None:
-        self._wanted: frozenset[str] = frozenset()
+        self._wanted = Assignment()
         self._changed = asyncio.Event()
 
-    def assign(self, tasks: frozenset[str]) -> None:
-        if tasks != self._wanted:
-            self._wanted = tasks
+    def assign(self, tasks: frozenset[str], followed: frozenset[str] = frozenset()) -> None:
+        wanted = Assignment(tasks, followed)
+        if wanted != self._wanted:
+            self._wanted = wanted
             self._changed.set()
 
     async def assignments(self) -> AsyncIterator[Assignment]:
         while True:
             self._changed.clear()
-            yield Assignment(self._wanted)
+            yield self._wanted
             await self._changed.wait()
 
     def report(self, held: Collection[str], ready: Collection[str]) -> None:
@@ -88,7 +89,7 @@ class Machine:
 
 @dataclass(slots=True)
 class Cluster:
-    """All machines of a run."""
+    """All machines of a run.  standbys: each follows every task that keeps state and that it doesn't run."""
 
     loop: SimLoop
     clock: VirtualClock
@@ -97,6 +98,8 @@ class Cluster:
     random: Random
     machines: list[Machine] = field(default_factory=list)
     processes: list[Process] = field(default_factory=list)
+    standbys: bool = False
+    stateful: frozenset[str] = frozenset()
     make_driver: DriverFactory = Driver
     make_log: Callable[[Network, Process], SimLog] = SimLog
     failure: BaseException | None = None
@@ -129,6 +132,8 @@ class Cluster:
         )
         if not self.tasks:
             self.tasks = worker.blueprint.tasks
+            kept = (each for each in worker.blueprint.subtopologies if each.states)
+            self.stateful = frozenset(task for each in kept for task in each.task_ids)
             self.owners = {task: [self.random.choice(self.machines)] for task in self.tasks}
         self.network.note(process.name, "starts")
         self._announce()
@@ -189,7 +194,8 @@ class Cluster:
     def _announce(self) -> None:
         for machine in self.machines:
             if machine.membership is not None:
-                machine.membership.assign(frozenset(task for task in self.tasks if machine in self.owners[task]))
+                active = frozenset(task for task in self.tasks if machine in self.owners[task])
+                machine.membership.assign(active, self.stateful - active if self.standbys else frozenset())
 
     def _give(self, task: str, owners: list[Machine]) -> None:
         self.owners[task] = owners

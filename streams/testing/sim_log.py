@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from streams.connectors.alone import Alone
 from streams.connectors.memory.log import MemoryLog, MemoryReader
+from streams.connectors.since import first_since
 from streams.core.capability import Capabilities, Limits
 from streams.core.log import Append, Commit, TaskRef, TopicInfo, TopicSpec
 from streams.core.membership import Member, Membership, Wanted
@@ -289,6 +290,9 @@ class SimLog:
             return {one.at: Bounds(start=Position.at(one.start), end=Position.at(one.end)) for one in held}
 
         return await self._call("bounds", look)
+
+    async def offsets_at(self, times: Mapping[TopicPartition, int]) -> Positions:
+        return await first_since(self, times)
 
     def reader(self, positions: Positions) -> SimReader:
         return SimReader(self, self._inner.reader(positions))

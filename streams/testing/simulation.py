@@ -83,6 +83,7 @@ class Simulation:
     workload: ``async def workload(client)``, or rows of (topic, key, value) or (topic, key, value, timestamp).
     seed: everything follows from it.  faults: what may happen.  workers: machines with a worker each.
     replay: the command that repeats the run, for the message of a failure.
+    standbys: each worker follows the state of every task that it doesn't run.
 
     What must hold for the verdict to mean something: the app's results may not depend on chance, on the wall clock or
     on the order in which partitions are read.
@@ -101,6 +102,7 @@ class Simulation:
         make_log: Callable[[Network, Process], SimLog] = SimLog,
         make_server: Callable[..., Server] = Server,
         check_always: bool = True,
+        standbys: bool = False,
     ) -> None:
         self.seed = seed
         self.faults = faults
@@ -109,6 +111,7 @@ class Simulation:
         self._workers = 1 if isinstance(app, App) else workers
         self._replay = replay or f"Simulation(…, seed={seed}, faults={_words(faults)}).check(…)"
         self._make_driver = make_driver
+        self._standbys = standbys
         self._make_log = make_log
         self._make_server = make_server
         self._check_always = check_always
@@ -125,6 +128,7 @@ class Simulation:
         """Run under faults; the verdict is left to the caller."""
         run = _Run(self._make_app, self.seed, draw_odds(self.faults, Random(f"{self.seed} odds")), LIMITS)
         run.cluster.make_driver, run.cluster.make_log = self._make_driver, self._make_log
+        run.cluster.standbys = self._standbys
         run.use_server(self._make_server)
         run.server.check = self._check_always
         return run.live(self._workload, self._workers, torment=True)

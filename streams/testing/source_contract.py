@@ -89,6 +89,19 @@ class SourceContract:
 
         self.run(scenario)
 
+    def test_a_time_leads_to_the_first_record_that_isn_t_older(self) -> None:
+        async def scenario(source: Source, feed: Feed) -> None:
+            await feed(0, [b"1", b"2", b"3"])
+            found = await batches(source, FIRST)
+            times = [time for batch in found for time in batch.records.timestamps]
+            at_first = await source.offsets_at({FIRST: min(times)})
+            assert rows(await batches(source, FIRST, at_first[FIRST])) == rows(found)
+            behind = await source.offsets_at({FIRST: max(times) + 1, SECOND: 0})
+            bounds = await source.bounds([FIRST, SECOND])
+            assert behind == {at: bounds[at].end for at in (FIRST, SECOND)}
+
+        self.run(scenario)
+
     def test_a_reader_that_waits_is_woken_by_a_record(self) -> None:
         async def scenario(source: Source, feed: Feed) -> None:
             bounds = await source.bounds([FIRST])

@@ -79,6 +79,13 @@ def test_a_stateful_task_stays_with_its_holder_until_the_next_one_is_warm() -> N
     assert active(third) == {"a": "s1", "b": "s0"}
 
 
+def test_a_new_member_gets_a_part_of_each_subtopology_and_not_the_whole_of_one() -> None:
+    names = [f"{subtopology}-{partition}" for subtopology in ("adds", "orders") for partition in range(4)]
+    ask = Wanted([TaskRef("app", slot, name) for slot, name in enumerate(names)])
+    shares = assign({"a": MemberState(held=frozenset(names)), "b": MemberState()}, ask)
+    assert shares["a"].releases == {"adds-0", "adds-1", "orders-0", "orders-1"}
+
+
 def test_a_warm_up_comes_beside_the_wanted_standby() -> None:
     members = {"a": state("s0 s1", "s0 s1"), "b": state("s2", "s0 s1 s2"), "c": state(stored="s0")}
     shares = assign(members, wanted(3, standbys=1))

@@ -456,6 +456,86 @@ def test_a_standby_that_stood_still_for_longer_than_deletes_are_kept_begins_anew
     play(story, tombstones_kept_ms=7 * DAY_MS)
 
 
+def test_a_standby_that_kept_looking_goes_on_however_long_nothing_came() -> None:
+    async def story(scene: Scene) -> None:
+        await scene.claim()
+        await scene.commit()
+        async with scene.following():
+            await scene.until(lambda: scene.standby.ready)
+            former = scene.stores.disks[TASK]
+            for _ in range(4):
+                scene.clock.ms += 2 * DAY_MS
+                await asyncio.sleep(10)
+            await scene.commit()
+            await scene.until(lambda: scene.held == scene.on_log())
+            assert scene.stores.disks[TASK] is former
+
+    play(story, tombstones_kept_ms=7 * DAY_MS)
+
+
+def test_deletes_that_are_compacted_away_in_front_of_a_standby_are_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standby_module, "ENTRIES_AT_ONCE", 10)
+    monkeypatch.setattr(standby_module, "READ_AT_ONCE", 5)
+
+    async def story(scene: Scene) -> None:
+        await scene.claim()
+        kept = [await scene.commit() for _ in range(40)]
+        fetched = False
+
+        async def compact() -> None:
+            nonlocal fetched
+            if scene.held and not fetched:
+                fetched = True
+                partition = scene.broker.partition(scene.at)
+                gone = Records([f"key{number}".encode() for number in kept[:20]], [None] * 20, [0] * 20)
+                assert scene.writer is not None
+                assert scene.made is not None
+                await scene.writer.commit(Commit(encode_checkpoint(scene.made), [Append(scene.at, gone)]))
+                partition.compact(2**62)
+                await scene.commit()
+
+        scene.log.before = compact
+        async with scene.following():
+            await scene.until(lambda: fetched and scene.held == scene.on_log())
+
+    play(story)
+
+
+def test_a_lost_tail_is_noticed_even_when_nobody_goes_on() -> None:
+    async def story(scene: Scene) -> None:
+        await scene.claim("first")
+        for _ in range(4):
+            await scene.commit()
+        async with scene.following():
+            await scene.until(lambda: scene.standby.ready)
+            await scene.lose(3)
+            await scene.until(lambda: scene.held == scene.on_log())
+
+    play(story)
+
+
+def test_a_standby_whose_store_has_to_be_rebuilt_is_not_ready_meanwhile() -> None:
+    async def story(scene: Scene) -> None:
+        await scene.claim("first")
+        for _ in range(4):
+            await scene.commit(b"lost")
+        async with scene.following():
+            await scene.until(lambda: scene.standby.ready)
+            await scene.lose(3)
+            await scene.claim("second")
+
+            async def refuse() -> None:
+                if TASK in scene.stores.disks and scene.state is None:
+                    raise LogUnavailable("the log is away")
+
+            scene.log.before = refuse
+            await scene.until(lambda: scene.state is None)
+            await asyncio.sleep(5)
+            assert not scene.standby.ready
+
+    play(story)
+
+
 def test_an_outage_of_the_log_ends_neither_the_standby_nor_what_it_has() -> None:
     async def story(scene: Scene) -> None:
         await scene.claim()

@@ -13,10 +13,11 @@ from streams import App
 from streams.connectors.memory.broker import MemoryBroker
 from streams.connectors.memory.log import MemoryLog, MemoryReader
 from streams.core.log import Append
-from streams.core.membership import Assignment
+from streams.core.membership import Assignment, Member, Membership, Wanted
 from streams.core.record import Fetched, Positions, Records, TopicPartition
 from streams.errors import ConfigurationError
 from streams.runtime.driver import Phase
+from streams.runtime.explain import explain
 from streams.runtime.status import Status
 from streams.runtime.worker import Worker
 from streams.testing.driver import MemoryStores
@@ -24,6 +25,7 @@ from streams.testing.loop import VirtualClock, VirtualLoop
 
 ORDERS = TopicPartition("orders", 0)
 TASK = "shop.orders-0"
+LAG = "streams_standby_lag_records"
 
 
 class Told:
@@ -126,6 +128,7 @@ def test_a_standby_takes_over_with_what_it_has_and_restores_only_the_tail() -> N
         await until(lambda: told_second.ready == {TASK})
         assert told_second.held == frozenset()
         assert [each["phase"] for each in Status(second, 60).tasks()] == ["standby"]
+        assert second.metrics.registry.get_sample_value(LAG, {"app": "shop", "task": TASK}) == 0
         crew.restored.clear()
         told_first.tell()
         told_second.tell([TASK])
@@ -134,6 +137,7 @@ def test_a_standby_takes_over_with_what_it_has_and_restores_only_the_tail() -> N
         await crew.send(["a"])
         await until(lambda: counts(stores_second) == {"a": 501, "b": 500})
         assert not second.standbys.by_task
+        assert second.metrics.registry.get_sample_value(LAG, {"app": "shop", "task": TASK}) is None
         assert not first.drivers
 
     play(story)
@@ -230,7 +234,34 @@ def test_a_worker_stops_at_once_while_it_follows() -> None:
     play(story)
 
 
-def test_the_number_of_standbys_is_said_to_the_others() -> None:
-    assert counting().standbys == 1
+class AskedLog(MemoryLog):
+    """Notes what its membership was asked to divide."""
+
+    wanted: Wanted | None = None
+
+    def membership(self, group: str, member: Member, wanted: Wanted) -> Membership:
+        self.wanted = wanted
+        return Told()
+
+
+def test_the_membership_is_asked_for_as_many_standbys_as_the_app_wants() -> None:
+    async def story(crew: Crew) -> None:
+        log = AskedLog(crew.broker)
+        await log.open()
+        worker = Worker(counting(), log, MemoryStores(), VirtualClock(crew.loop))
+        async with worker.working():
+            await until(lambda: log.wanted is not None)
+        assert log.wanted is not None
+        assert (log.wanted.standbys, log.wanted.stateful) == (1, frozenset({TASK}))
+
+    play(story)
+
+
+def test_standbys_that_nobody_can_be_are_explained() -> None:
+    capabilities = MemoryLog().capabilities
+    alone = explain(counting(), "memory:", lambda _: capabilities).warnings
+    shared = explain(counting(), "kafka://broker", lambda _: capabilities).warnings
+    assert any("standbys=1" in line for line in alone)
+    assert not any("standbys" in line for line in shared)
     with pytest.raises(ConfigurationError, match="standbys=-1"):
         App("shop", standbys=-1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,8 +23,9 @@ from streams.core.recovery import Resume
 from streams.core.store import Changes
 from streams.core.task import Task
 from streams.errors import CommitUnknown
-from streams.runtime import restore
+from streams.runtime import restore, standby
 from streams.runtime.driver import Driver
+from streams.runtime.restore import Copy
 from streams.testing.faults import all_faults, crashes, delays, duplicates, lost_tail, moves, torn_writes, zombies
 from streams.testing.sim_app import make_app, workload
 from streams.testing.sim_log import SimLog, SimWriter
@@ -189,6 +191,20 @@ def test_a_store_that_is_not_restored_is_caught(monkeypatch: pytest.MonkeyPatch)
 def test_a_store_that_missed_deletes_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SimLog, "compaction_floor", lambda self, partition: START)
     first_caught()
+
+
+def test_a_standby_that_misses_a_record_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forgetful(Copy):
+        def take(self, name: str, batch: Fetched) -> None:
+            kept = Records(batch.records.keys[1:], batch.records.values[1:], batch.records.timestamps[1:])
+            super().take(name, replace(batch, records=kept))
+
+    def open_forgetful(*about: Any) -> Any:
+        copy, since = restore.open_copy(*about)
+        return Forgetful(copy.store, copy.positions, copy.floors, copy.as_of_ms), since
+
+    monkeypatch.setattr(standby, "open_copy", open_forgetful)
+    first_caught(standbys=True)
 
 
 def test_a_slice_whose_cursor_is_lost_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,11 @@ def test_a_seed_is_the_same_run_in_another_process_with_another_hash_seed() -> N
         assert int(there.stdout) == here
 
 
+def test_seeds_pass_when_each_worker_follows_what_the_others_run() -> None:
+    for seed in range(20):
+        Simulation(make_app, workload, seed=seed, faults=all_faults | lost_tail, standbys=True).check()
+
+
 def test_a_failure_names_its_seed_and_how_to_repeat_it() -> None:
     def never(expected: Outcome, found: Outcome) -> list[str]:
         return ["this is never right"]

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -89,7 +89,10 @@ class FleetWorker:
 
 
 class Fleet:
-    """The workers of an app.  On leaving the ``with`` statement all are killed, whatever they do."""
+    """The workers of an app.  On leaving the ``with`` statement all are killed, whatever they do.
+
+    together: all in one folder, as on one machine, where each has to find stores of its own.
+    """
 
     def __init__(
         self,
@@ -99,12 +102,14 @@ class Fleet:
         *,
         settings: str = SETTINGS,
         program: Collection[str] = ("-m", "streams"),
-        **env: str,
+        env: Mapping[str, str] | None = None,
+        together: bool = False,
     ) -> None:
         self.directory = directory / "workers"
         self.running: dict[int, FleetWorker] = {}
         self._lives = 0
-        self._env = env
+        self._together = together
+        self._env = dict(env or {})
         self._command = [
             *[sys.executable, *program, "worker", "-A", str(app)],
             *["--log", f"kafka://{bootstrap}?{settings}"],
@@ -128,7 +133,7 @@ class Fleet:
         worker = FleetWorker(
             number,
             self._command,
-            self.directory / f"worker-{number}",
+            self.directory / ("all" if self._together else f"worker-{number}"),
             self.directory / f"life-{self._lives:03}-of-worker-{number}.log",
             {**self._env, **env},
         )
@@ -139,6 +144,10 @@ class Fleet:
         """So many workers, at work when this returns."""
         for number in range(count):
             self.start(number)
+        self.all_work()
+
+    def all_work(self) -> None:
+        """Wait until each has said so: before that a SIGTERM may find it without anybody who hears it."""
         self.until(lambda: all(worker.works for worker in self.running.values()), "all workers to work")
 
     def kill(self, number: int) -> None:
@@ -146,6 +155,7 @@ class Fleet:
 
     def stop_all(self) -> None:
         """SIGTERM to all; each has to end well."""
+        self.all_work()
         for worker in self.running.values():
             worker.ask_to_leave()
         for worker in self.running.values():

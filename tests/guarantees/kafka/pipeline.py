@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from itertools import islice
+from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -21,6 +22,9 @@ from tests.guarantees.pipeline_oracle import FOREVER, MINUTE, START, Oracle, eve
 from tests.guarantees.support import APPS, Row, assert_same
 
 APP = APPS / "pipeline.py"
+WITH_STANDBYS = Path(__file__).with_name("apps") / "standby_pipeline.py"
+PACE = {"COMMIT_INTERVAL": "100ms"}
+"""What the app asks for by itself, 20 ms, is for a log in the same process."""
 PARTITIONS = 2
 RESULTS = ("settled", "by-kind", "by-minute", "beats")
 CHANGELOG = "pipeline.balances.changelog"

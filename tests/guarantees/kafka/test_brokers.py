@@ -8,25 +8,26 @@ from pathlib import Path
 from tests.brokers.kafka.broker import KafkaBroker
 from tests.brokers.kafka.cluster import KafkaCluster
 from tests.guarantees.kafka.fleet import Fleet, some_time
-from tests.guarantees.kafka.pipeline import APP, Pipeline
+from tests.guarantees.kafka.pipeline import APP, PACE, Pipeline
 
 BACKLOG = 4_000
 
 
-def test_the_workers_outlive_the_only_broker_and_no_result_is_lost_or_doubled_when_it_comes_back(
+def test_the_workers_outlive_the_only_broker_or_its_silence_and_no_result_is_lost_or_doubled_when_it_comes_back(
     kafka_own: KafkaBroker, tmp_path: Path, chance: random.Random
 ) -> None:
     pipeline = Pipeline(kafka_own.bootstrap, chance)
-    with Fleet(APP, kafka_own.bootstrap, tmp_path, COMMIT_INTERVAL="100ms") as fleet:
+    with Fleet(APP, kafka_own.bootstrap, tmp_path, env=PACE) as fleet:
         fleet.start_all(2)
-        for end in (kafka_own.stop, kafka_own.kill, kafka_own.kill):
+        again = kafka_own.start
+        for end, begin in ((kafka_own.stop, again), (kafka_own.kill, again), (kafka_own.pause, kafka_own.resume)):
             came_to = pipeline.done()
             pipeline.top_up(BACKLOG)
             fleet.until(lambda: pipeline.done() > came_to, "the workers to come forward")  # noqa: B023
             fleet.until(some_time(chance, 0.0, 0.3), "the moment to end the broker")
             end()
-            fleet.until(some_time(chance, 0.0, 3.0), "the moment to bring it back")
-            kafka_own.start()
+            fleet.until(some_time(chance, 0.0, 4.0), "the moment to bring it back")
+            begin()
         pipeline.finish(fleet)
     print(f"{pipeline.sent} events, {pipeline.verifier.total()} results")
 
@@ -44,7 +45,7 @@ def test_leaders_of_what_workers_read_and_write_and_their_coordinator_die_and_no
 ) -> None:
     pipeline = Pipeline(kafka_cluster.bootstrap, chance, replication=3)
     pipeline.send(BACKLOG)
-    with Fleet(APP, kafka_cluster.bootstrap, tmp_path, COMMIT_INTERVAL="100ms") as fleet:
+    with Fleet(APP, kafka_cluster.bootstrap, tmp_path, env=PACE) as fleet:
         fleet.start_all(2)
         task = "pipeline.events-0"
         for topic, partition in (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.brokers.kafka.broker import KafkaBroker
 from tests.guarantees.kafka.fleet import Fleet, paused, some_time
-from tests.guarantees.kafka.pipeline import APP, Pipeline
+from tests.guarantees.kafka.pipeline import APP, PACE, Pipeline
 
 BACKLOG = 3_000
 PAUSES = 3
@@ -18,7 +18,7 @@ def test_a_worker_that_slept_while_its_tasks_moved_writes_nothing_and_then_joins
     kafka_own: KafkaBroker, tmp_path: Path, chance: random.Random
 ) -> None:
     pipeline = Pipeline(kafka_own.bootstrap, chance)
-    with Fleet(APP, kafka_own.bootstrap, tmp_path, COMMIT_INTERVAL="100ms") as fleet:
+    with Fleet(APP, kafka_own.bootstrap, tmp_path, env=PACE) as fleet:
         fleet.start_all(2)
         for turn in range(PAUSES):
             zombie, other = fleet.running[turn % 2], fleet.running[1 - turn % 2]

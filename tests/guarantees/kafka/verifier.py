@@ -154,6 +154,23 @@ def group_offsets(bootstrap: str, group: str) -> Mapping[TopicPartition, int]:
     return asyncio.run(ask())
 
 
+def members(bootstrap: str, group: str) -> int:
+    """How many members the group has now."""
+
+    async def ask() -> int:
+        async with asyncio.timeout(PATIENCE_S):
+            admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=5_000)
+            await admin.start()
+            try:
+                (answer,) = await admin.describe_consumer_groups([group])
+                _, _, _, _, _, held, *_ = answer.groups[0]
+                return len(held)
+            finally:
+                await admin.close()
+
+    return asyncio.run(ask())
+
+
 def differences(found: Iterable[Result], expected: Iterable[Result], what: str) -> str:
     """One line of what is lost and what is there twice, wrong or unasked for; empty if nothing is."""
     have, want = Counter(found), Counter(expected)
