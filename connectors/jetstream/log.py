@@ -133,6 +133,18 @@ class JetStreamLog:
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
         return await self._topics.bounds(partitions)
 
+    async def offsets_at(self, times: Mapping[TopicPartition, int]) -> Positions:
+        """By the records' own times, of which the server knows nothing: the partitions are read."""
+        bounds = await self._topics.bounds(times)
+        found = {at: each.end for at, each in bounds.items()}
+        for at, time_ms in times.items():
+            reader = self.reader({at: bounds[at].start})
+            try:
+                found[at] = await _first_since(reader, at, bounds[at], time_ms)
+            finally:
+                await reader.close()
+        return found
+
     def reader(self, positions: Positions) -> JetStreamReader:
         return JetStreamReader(self._api, self._topics, positions)
 
@@ -206,3 +218,14 @@ class JetStreamLog:
             check_record_sizes(append.partition, append.records, self._limits.max_record_bytes)
 
     partition_for = staticmethod(partition_for)
+
+
+async def _first_since(reader: JetStreamReader, at: TopicPartition, bounds: Bounds, time_ms: int) -> Position:
+    reached = bounds.start
+    while not reached.reached(bounds.end):
+        for batch in await reader.fetch([at], max_records=1000, wait_s=1.0):
+            for offset, timestamp in zip(batch.offsets, batch.records.timestamps, strict=True):
+                if timestamp >= time_ms:
+                    return Position.at(offset)
+            reached = Position.at(batch.next_offset)
+    return bounds.end
