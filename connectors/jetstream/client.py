@@ -135,7 +135,7 @@ class Subscription:
 class Connection:
     """A connection with requests, batches and subscriptions.  Errors are this project's."""
 
-    def __init__(self, url: str, settings: dict[str, Any], *, timeout_s: float) -> None:
+    def __init__(self, url: str, settings: Callable[[], dict[str, Any]], *, timeout_s: float) -> None:
         self.url = url
         self.timeout_s = timeout_s
         self._settings = settings
@@ -180,7 +180,7 @@ class Connection:
                     reconnected_cb=reconnected,
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=0.2,  # type: ignore[arg-type]  # it is slept for
-                    **self._settings,
+                    **self._settings(),
                 )
         except nats.errors.AuthorizationError as error:
             raise ConfigurationError(

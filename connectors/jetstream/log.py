@@ -9,7 +9,6 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -17,6 +16,7 @@ from streams.connectors.jetstream.api import Api
 from streams.connectors.jetstream.chains import last_link
 from streams.connectors.jetstream.client import Connection
 from streams.connectors.jetstream.compaction import Policy, compact
+from streams.connectors.jetstream.config import parse_url
 from streams.connectors.jetstream.group import groups_config, members_of
 from streams.connectors.jetstream.membership import JetStreamMembership
 from streams.connectors.jetstream.messages import atomic_batch, blocks_of
@@ -44,17 +44,15 @@ MAINTAIN_S = 0.3
 class JetStreamLog:
     """A log on JetStream.  Passes ``streams.testing`` LogContract."""
 
-    def __init__(self, url: str, *, compaction: Policy | None = None, session_s: int = 6) -> None:
-        parts = urlsplit(url)
-        self._url = f"nats://{parts.hostname}:{parts.port or 4222}"
-        self._connection = Connection(
-            self._url, {"servers": [self._url], "user": parts.username, "password": parts.password}, timeout_s=5.0
-        )
+    def __init__(self, url: str, *, compaction: Policy | None = None) -> None:
+        config = parse_url(url)
+        self._url = config.shown
+        self._connection = Connection(self._url, config.client, timeout_s=config.request_timeout_ms / 1000)
         self._api = Api(self._connection)
-        self._topics = Topics(self._api, replicas=1)
+        self._topics = Topics(self._api, replicas=config.replicas)
         self._identity = ""
         self._policy = compaction or Policy()
-        self._session_s = session_s
+        self._session_s = -(-config.session_timeout_ms // 1000)
         self._totals: Totals = {}
         self._compacted: dict[TopicPartition, int] = {}
         self._pass: tuple[TopicPartition, AsyncGenerator[None, None]] | None = None

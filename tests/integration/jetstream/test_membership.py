@@ -12,6 +12,7 @@ import pytest
 
 from streams.connectors.jetstream.api import Api
 from streams.connectors.jetstream.client import Connection
+from streams.connectors.jetstream.config import parse_url
 from streams.connectors.jetstream.group import members_of
 from streams.connectors.jetstream.log import JetStreamLog
 from streams.connectors.jetstream.membership import JetStreamMembership
@@ -40,7 +41,7 @@ class Board:
         self._news = asyncio.Event()
 
     async def worker(self, name: str = "", *, gentle: bool = False, **about: Any) -> Worker:
-        connection = Connection(self.url, {"servers": [self.url]}, timeout_s=5.0)
+        connection = Connection(self.url, parse_url(self.url).client, timeout_s=5.0)
         await connection.open()
         worker = Worker(self, connection, Member(name=name, **about), gentle)
         self.workers.append(worker)
