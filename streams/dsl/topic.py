@@ -5,7 +5,8 @@ What must live here: the declaration and what may be sent.  What must not: what 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from streams.core.duration import Duration, parse_duration_ms
 from streams.core.log import TopicSpec
@@ -95,6 +96,10 @@ class Topic(Generic[K, V]):
         return Records(keys, values, times)
 
 
+def _as_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _checked(partitioner: How, topic: str) -> How:
     if callable(partitioner) or partitioner in ("key", "round_robin", "random"):
         return partitioner
@@ -120,24 +125,32 @@ def declare_topic(
     retention_bytes: int | None = None,
     compact: bool | None = None,
     partitioner: How = BY_KEY,
+    timestamps: Literal["create", "append"] | None = None,
+    config: Mapping[str, object] | None = None,
     compacted: bool = False,
 ) -> Topic[Any, Any]:
     """What ``App.topic`` does.  ``compacted``: whether a topic is made so where neither app nor log says."""
     location, name = split_location(name)
+    retention_ms = None if retention is None else parse_duration_ms(retention, "retention")
     said = {
         "partitions": partitions,
-        "retention_ms": None if retention is None else parse_duration_ms(retention, "retention"),
+        "retention_ms": retention_ms,
         "retention_bytes": retention_bytes,
         "compact": compact,
+        "timestamps": timestamps,
     }
+    if timestamps not in (None, "create", "append"):
+        raise ConfigurationError(f"topic {name}: timestamps is 'create' or 'append', not {timestamps!r}")
     spec = TopicSpec(
         check_name(name, "a topic"),
         check_partitions(partitions, app.partitions, f"topic {name}"),
         "user",
-        said["retention_ms"],
+        retention_ms,
         retention_bytes,
         compacted if compact is None else compact,
         location,
+        timestamps or "create",
+        tuple(sorted((setting, _as_text(given)) for setting, given in (config or {}).items())),
     )
     undeclared = frozenset(field for field, given in said.items() if given is None)
     keys, values = key_codec(key).at(name, "key"), value_codec(value).at(name)
