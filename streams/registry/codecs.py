@@ -67,12 +67,13 @@ Read = Callable[[bytes, SerializationContext], Any]
 class SchemaRegistry:
     """A schema registry; its methods make codecs for ``key=`` and ``value=``.
 
-    url: ``http://host:8081``, several after commas are tried in turn.  user and password, or token (sent as a bearer):
+    url: ``http://host:8081``, several after commas are tried in turn; ``mock://`` is a registry in memory, for tests
+    with a TestDriver, which finds every change of a schema compatible.  user and password, or token (sent as a bearer):
     the login.  ca_file, cert_file, key_file, key_password: TLS, in PEM.  Each of these that isn't given is taken from
     the environment, ``STREAMS_REGISTRY_URL`` and so on; none but the address is ever shown.
 
     register: False only looks schemas up, for registries that applications may not write to.  subject: how subjects are
-    named.  timeout_s: of a request; everything of the worker waits for it.  settings: more of them, under the names of
+    named.  timeout_s: to connect and to be answered; everything of the worker waits meanwhile.  settings: more of them, under the names of
     ``confluent_kafka.schema_registry.SchemaRegistryClient``.
 
     Nothing is sent before the first value.  Raises ConfigurationError for settings that can't be.
@@ -91,7 +92,7 @@ class SchemaRegistry:
         key_password: str = "",
         register: bool = True,
         subject: Subject = "topic",
-        timeout_s: float = 3.0,
+        timeout_s: float = 2.0,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         given = {

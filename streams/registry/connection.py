@@ -88,7 +88,7 @@ class Connection:
             conf["bearer.auth.token"] = settings["token"]
             conf["bearer.auth.logical.cluster"] = ""
         try:
-            self.client = SchemaRegistryClient({**conf, **more})
+            self.client: SchemaRegistryClient = SchemaRegistryClient.new_client({**conf, **more})
         except OSError as error:
             files = ", ".join(f"{name}={settings[name]!r}" for name in list(_FILES)[:3] if settings[name])
             raise self._wrong(f"a certificate or key can't be read ({files}): {error}") from error
@@ -106,9 +106,10 @@ class Connection:
         return ServiceRefused(f"{words}; register it, or let the app do so with register=True")
 
     def ask(self, purpose: str, request: Callable[[], T]) -> T:
-        """What ``request`` returns, which may go over the network.  Blocks, for about ``timeout_s`` at most.
+        """What ``request`` returns, which may go over the network.  Blocks, at worst for ``timeout_s`` to
+        connect and once more for the answer, of each address.
 
-        purpose: what it is for, in words that end "can't …".  Raises as the table above says; what else ``request``
+        purpose: what fails without it, as a clause ("… can't be written").  Raises as the table above says; what else ``request``
         raises passes through.
         """
         began = self._clock()
@@ -161,6 +162,8 @@ def _split(urls: str) -> tuple[list[str], str, str]:
         )
     found: list[str] = []
     user = password = ""
+    if urls.startswith("mock://"):  # the library's registry in memory, one for each client
+        return [urls], "", ""
     for url in urls.split(","):
         try:
             parts = urlsplit(url.strip())
