@@ -73,8 +73,8 @@ class SchemaRegistry:
     the environment, ``STREAMS_REGISTRY_URL`` and so on; none but the address is ever shown.
 
     register: False only looks schemas up, for registries that applications may not write to.  subject: how subjects are
-    named.  timeout_s: to connect and to be answered; everything of the worker waits meanwhile.  settings: more of them, under the names of
-    ``confluent_kafka.schema_registry.SchemaRegistryClient``.
+    named.  timeout_s: to connect and to be answered; everything of the worker waits meanwhile.  settings: more of them,
+    under the names of ``confluent_kafka.schema_registry.SchemaRegistryClient``.
 
     Nothing is sent before the first value.  Raises ConfigurationError for settings that can't be.
     """

@@ -109,8 +109,8 @@ class Connection:
         """What ``request`` returns, which may go over the network.  Blocks, at worst for ``timeout_s`` to
         connect and once more for the answer, of each address.
 
-        purpose: what fails without it, as a clause ("… can't be written").  Raises as the table above says; what else ``request``
-        raises passes through.
+        purpose: what fails without it, as a clause ("… can't be written").  Raises as the table above says; what else
+        ``request`` raises passes through.
         """
         began = self._clock()
         if began < self._closed_until:
