@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
@@ -330,3 +331,21 @@ def test_a_setting_that_kafka_doesn_t_know_is_one_clear_line(kafka: KafkaBroker,
                 pass
 
     asyncio.run(check())
+
+
+def test_headers_of_another_program_go_through_an_app_to_another_program(kafka: KafkaBroker, unique: Unique) -> None:
+    incoming, outgoing = unique("in"), unique("out")
+    made(kafka, incoming, 1)
+    app = App(unique("shop"))
+    app.stream(incoming, value=int).key_by(str, name="by-text").to(outgoing)
+
+    async def check() -> list[tuple[str, bytes]]:
+        settings = {"bootstrap_servers": kafka.bootstrap}
+        async with AIOKafkaProducer(**settings) as producer:
+            await producer.send_and_wait(incoming, b"1", headers=[("trace", b"a"), ("trace", b"b"), ("none", None)])
+        async with at_work(app, kafka) as worker:
+            await settled(worker)
+            async with AIOKafkaConsumer(outgoing, **settings, auto_offset_reset="earliest") as consumer:
+                return list((await consumer.getone()).headers)
+
+    assert asyncio.run(check()) == [("trace", b"a"), ("trace", b"b"), ("none", b"")]
