@@ -6,6 +6,7 @@
 #   make fast    the fast tests only
 #   make slow    those marked integration, guarantee or slow
 #   make bench   measure, and write docs/benchmarks.md
+#   make bench-kafka   measure on a real broker, and write docs/benchmarks-kafka.md (needs Java and Maven; an hour)
 #   make format  rewrite the sources in the project's style
 #   make clean   remove what these targets made
 #
@@ -21,7 +22,7 @@ SLOW   := integration or guarantee or slow
 SHELL := /bin/bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check style types layers fast slow bench format clean
+.PHONY: help setup demo test check style types layers fast slow bench bench-kafka format clean
 # A PYTHONPATH of the caller's would shadow what is tested here.
 unexport PYTHONPATH
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -76,6 +77,9 @@ slow: $(STAMP)
 
 bench: $(STAMP)
 	$(VENV)/bin/python tests/benchmarks/run.py
+
+bench-kafka: $(STAMP)
+	$(VENV)/bin/python -m tests.benchmarks.kafka.run
 
 format: $(STAMP)
 	$(RUN) ruff check --fix .

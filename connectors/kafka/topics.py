@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -41,10 +41,12 @@ FOREVER = "-1"
 TOMBSTONES_KEPT_MS = 7 * 86_400_000
 """How long a changelog keeps deletes for stores that have yet to see them (protocol 12)."""
 INTERNAL_SEGMENT_BYTES = 50 * 2**20
+TIMESTAMPS, APPEND = "message.timestamp.type", "LogAppendTime"
 ANY_TIME = {"message.timestamp.after.max.ms": str(2**63 - 1)}
 """Event times ahead of the broker's clock are no error (known since Kafka 3.6)."""
 PATIENCE_S = 15.0
 RETRY_S = 0.05
+HEARD_S = 0.1
 
 
 class Topics:
@@ -59,28 +61,40 @@ class Topics:
 
     # ── as they are ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def infos(self, names: Collection[str] | None) -> dict[str, TopicInfo]:
-        """The topics of these names that exist; all but Kafka's own for None."""
+    async def infos(
+        self, names: Collection[str] | None, config: Mapping[str, Collection[str]] | None = None
+    ) -> dict[str, TopicInfo]:
+        """The topics of these names that exist; all but Kafka's own for None.  config: more settings to tell of."""
         found = await self._cluster.refresh(names)
+        if names is not None and len(found) < len(set(names)):
+            # A broker hears of a topic a moment after it was made elsewhere: taken for missing, it would be made anew.
+            await asyncio.sleep(HEARD_S)
+            found = await self._cluster.refresh(names)
         known = {name: each for name, each in found.items() if names is not None or not each.internal}
-        configs = await self._configs(known)
+        more = config or {}
+        configs = await self._configs({name: more.get(name, ()) for name in known})
         infos: dict[str, TopicInfo] = {}
         for name, each in known.items():
             declared = self._declared.get(name)
-            config = configs.get(name, {})
+            held = configs.get(name, {})
             spec = TopicSpec(
                 name,
                 len(each.leaders),
                 declared.kind if declared is not None else "user",
-                _limit(config.get("retention.ms")) if "delete" in config.get("cleanup.policy", "delete") else None,
-                _limit(config.get("retention.bytes")),
-                "compact" in config.get("cleanup.policy", ""),
+                _limit(held.get("retention.ms")) if "delete" in held.get("cleanup.policy", "delete") else None,
+                _limit(held.get("retention.bytes")),
+                "compact" in held.get("cleanup.policy", ""),
+                timestamps="append" if held.get(TIMESTAMPS) == APPEND else "create",
+                config=tuple((setting, held.get(setting, "unknown")) for setting in more.get(name, ())),
             )
             infos[name] = TopicInfo(spec, each.id)
         return infos
 
-    async def _configs(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
-        asked = [(TOPIC, name, ["cleanup.policy", "retention.ms", "retention.bytes"]) for name in sorted(names)]
+    async def _configs(self, names: Mapping[str, Collection[str]]) -> dict[str, dict[str, str]]:
+        asked = [
+            (TOPIC, name, ["cleanup.policy", "retention.ms", "retention.bytes", TIMESTAMPS, *more])
+            for name, more in sorted(names.items())
+        ]
         if not asked:
             return {}
         response = await self._cluster.send(self._cluster.any_node(), DescribeConfigsRequest(asked), self._lane)
@@ -101,7 +115,8 @@ class Topics:
                 raise ConfigurationError(f"topic {spec.name!r}: partitions={spec.partitions}; at least one is needed")
             if not spec.name:
                 raise ConfigurationError("a topic has no name; give it one")
-        held = await self.infos([spec.name for spec in specs])
+        config = {spec.name: [setting for setting, _ in spec.config] for spec in specs}
+        held = await self.infos([spec.name for spec in specs], config)
         missing: dict[str, TopicSpec] = {}
         for spec in specs:
             info = held.get(spec.name)
@@ -252,22 +267,29 @@ def _config(spec: TopicSpec) -> dict[str, str]:
         "cleanup.policy": ",".join(policy),
         "retention.ms": FOREVER if spec.retention_ms is None else str(spec.retention_ms),
         "retention.bytes": FOREVER if spec.retention_bytes is None else str(spec.retention_bytes),
+        TIMESTAMPS: APPEND if spec.timestamps == "append" else "CreateTime",
         **ANY_TIME,
     }
     if spec.kind != "user":
         config["segment.bytes"] = str(INTERNAL_SEGMENT_BYTES)
     if spec.kind == "changelog":
         config["delete.retention.ms"] = str(TOMBSTONES_KEPT_MS)
-    return config
+    return {**config, **dict(spec.config)}
 
 
 def _check(asked: TopicSpec, held: TopicSpec) -> None:
     """Raise TopicMismatch, naming both values.  What a user's topic doesn't declare may be as the cluster has it."""
-    for name in ("partitions", "compact", "retention_ms", "retention_bytes"):
+    for name in ("partitions", "compact", "retention_ms", "retention_bytes", "timestamps"):
         is_value, asked_value = getattr(held, name), getattr(asked, name)
         undeclared = asked_value is None and asked.kind == "user"
         if is_value != asked_value and not undeclared:
             raise TopicMismatch(
                 f"topic {asked.name!r}: {name} is {is_value} on the log and {asked_value} in the app; declare it as "
                 f"it is, or alter the topic"
+            )
+    for (name, asked_text), (_, held_text) in zip(asked.config, held.config, strict=False):
+        if asked_text != held_text:
+            raise TopicMismatch(
+                f"topic {asked.name!r}: {name} is {held_text} on the log and {asked_text} in the app; declare it as it "
+                f"is, or alter the topic"
             )

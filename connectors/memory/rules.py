@@ -40,6 +40,11 @@ def check_spec(asked: TopicSpec, held: Mapping[str, TopicSpec]) -> None:
         raise ConfigurationError(f"topic {asked.name!r}: partitions={asked.partitions}; at least one is needed")
     if not asked.name:
         raise ConfigurationError("a topic has no name; give it one")
+    if asked.timestamps != "create":
+        raise ConfigurationError(
+            f"topic {asked.name!r}: timestamps={asked.timestamps!r} is something that this log doesn't do; leave it "
+            f"out, or keep the topic on Kafka"
+        )
     known = held.get(asked.name)
     for name in _COMPARED if known is not None else ():
         is_value, asked_value = getattr(known, name), getattr(asked, name)

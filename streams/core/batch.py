@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from itertools import accumulate, compress
 from typing import Any
 
-from streams.core.record import Fetched
+from streams.core.record import Fetched, Headers
 
 NEVER = -(2**62)
 """A watermark before all time."""
@@ -134,3 +134,20 @@ class Batch:
 def emitted(keys: list[bytes | None], values: list[Any], times: list[int]) -> Batch:
     """A batch that no single record stands behind: a closed window, a timer."""
     return Batch(keys, values, times, range(len(values)), None)
+
+
+OWN_HEADERS = "streams."
+"""How names of headers begin that mean something to this project: they don't go on with what follows from a record."""
+
+
+def headers_at(origin: Origin | None, row: int) -> Headers:
+    """The headers that a record came with, but for the project's own; none for what a window or a timer emitted."""
+    found = origin.fetched.records.headers if origin is not None else None
+    return tuple(each for each in (found[row] or ()) if not each[0].startswith(OWN_HEADERS)) if found else ()
+
+
+def headers_of(batch: Batch) -> list[Headers | None] | None:
+    """The headers of each element's record; None where no record has any."""
+    if batch.origin is None or batch.origin.fetched.records.headers is None:
+        return None
+    return [headers_at(batch.origin, row) or None for row in batch.rows]

@@ -12,7 +12,7 @@ from typing import Any
 from streams.core.batch import NEVER, Origin
 from streams.core.outputs import Outputs
 from streams.core.policy import Failures
-from streams.core.record import TopicPartition
+from streams.core.record import Headers, TopicPartition
 from streams.core.spread import BY_KEY, How, Spread
 from streams.core.state import KeyedState, State, WindowedState
 from streams.errors import TopologyError
@@ -120,20 +120,27 @@ class TaskContext:
             spread = self._spreads[topic] = Spread(topic, how, self._partitioner, self.task_id, home)
         return spread
 
-    def send(self, topic: str, keys: list[bytes | None], values: list[bytes | None], times: list[int]) -> None:
+    def send(
+        self,
+        topic: str,
+        keys: list[bytes | None],
+        values: list[bytes | None],
+        times: list[int],
+        headers: list[Headers | None] | None = None,
+    ) -> None:
         """Add encoded columns to the outputs, each record to its partition.
 
         Raises RecordTooLarge, before anything is added, for the first value that the log wouldn't take.
         """
         outputs = self.outputs
-        size = outputs.check_sizes(keys, values)
+        size = outputs.check_sizes(keys, values, headers)
         count = self._partitions[topic]
         if count == 1:
-            outputs.add(TopicPartition(topic, 0), keys, values, times, size_bytes=size)
+            outputs.add(TopicPartition(topic, 0), keys, values, times, headers, size_bytes=size)
             return
         chosen = self._spread(topic, count).choose(keys, count)
         if chosen and chosen.count(chosen[0]) == len(chosen):  # as always where the key stays the same
-            outputs.add(TopicPartition(topic, chosen[0]), keys, values, times, size_bytes=size)
+            outputs.add(TopicPartition(topic, chosen[0]), keys, values, times, headers, size_bytes=size)
             return
         for partition in sorted(set(chosen)):
             rows = [row for row, of in enumerate(chosen) if of == partition]
@@ -142,6 +149,7 @@ class TaskContext:
                 [keys[row] for row in rows],
                 [values[row] for row in rows],
                 [times[row] for row in rows],
+                None if headers is None else [headers[row] for row in rows],
             )
         outputs.size_bytes += size
 

@@ -38,9 +38,17 @@ class Outputs:
         self.size_bytes = 0
         self._record_bytes = GUESSED_RECORD_BYTES
 
-    def check_sizes(self, keys: Sequence[bytes | None], values: Sequence[bytes | None]) -> int:
+    def check_sizes(
+        self,
+        keys: Sequence[bytes | None],
+        values: Sequence[bytes | None],
+        headers: Sequence[Headers | None] | None = None,
+    ) -> int:
         """Total bytes of keys and values; raises RecordTooLarge for the first record that the log wouldn't take."""
         limit = self._limits.max_record_bytes
+        for index, each in enumerate(headers or ()):
+            if each and (size := _size_of(keys[index], values[index], each)) > limit:
+                raise RecordTooLarge(index, size, limit)
         total = sum(map(len, filter(None, values))) + sum(map(len, filter(None, keys)))
         if total > limit:
             for index, (key, value) in enumerate(zip(keys, values, strict=True)):
@@ -51,8 +59,7 @@ class Outputs:
 
     def takes(self, key: bytes | None, value: bytes | None, headers: Headers) -> bool:
         """True when the log takes a record with these headers."""
-        size = len(key or b"") + len(value or b"") + sum(len(name) + len(content) for name, content in headers)
-        return size <= self._limits.max_record_bytes
+        return _size_of(key, value, headers) <= self._limits.max_record_bytes
 
     def add(
         self,
@@ -92,3 +99,7 @@ class Outputs:
         self.count = 0
         self.size_bytes = 0
         return taken
+
+
+def _size_of(key: bytes | None, value: bytes | None, headers: Headers) -> int:
+    return len(key or b"") + len(value or b"") + sum(len(name.encode()) + len(content) for name, content in headers)

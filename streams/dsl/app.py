@@ -143,6 +143,8 @@ class App:
         retention_bytes: int | None = None,
         compact: bool | None = None,
         partitioner: How = "key",
+        timestamps: Literal["create", "append"] | None = None,
+        config: Mapping[str, object] | None = None,
     ) -> Topic[Any, Any]:
         """A topic on the app's log, created at start if it isn't there; or ``<log>/<topic>`` on another log.
 
@@ -152,6 +154,8 @@ class App:
         record of each key is kept.
         partitioner: where the app's records go: "key" (those without one a batch to a partition), "round_robin",
         "random", or a function of the key's bytes (or None) and the number of partitions.
+        timestamps: "create", as sent, or "append", when the log got them, for which it takes Kafka.  config: settings
+        of the topic by Kafka's own names, ``{"max.message.bytes": 2_000_000}``; other logs pass them over.
         Where the topic exists, what isn't given here is as it is there, and what is given has to be equal: else the
         worker doesn't start (TopicMismatch).  The same name gives the same topic; other settings raise
         ConfigurationError.
@@ -166,6 +170,8 @@ class App:
             retention_bytes=retention_bytes,
             compact=compact,
             partitioner=partitioner,
+            timestamps=timestamps,
+            config=config,
         )
 
     @overload

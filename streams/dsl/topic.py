@@ -5,11 +5,13 @@ What must live here: the declaration and what may be sent.  What must not: what 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+from streams.core.batch import OWN_HEADERS
 from streams.core.duration import Duration, parse_duration_ms
 from streams.core.log import TopicSpec
-from streams.core.record import Records
+from streams.core.record import Headers, Records
 from streams.core.spread import BY_KEY, How
 from streams.core.watermark import MARK_HEADER, Mark, encode_mark
 from streams.dsl.codec import Codec, value_codec
@@ -57,20 +59,33 @@ class Topic(Generic[K, V]):
     def __repr__(self) -> str:
         return f"Topic({self.name!r}, partitions={self.spec.partitions})"
 
-    async def send(self, value: V | None, *, key: K | None = None, timestamp: int | None = None) -> None:
+    async def send(
+        self,
+        value: V | None,
+        *,
+        key: K | None = None,
+        timestamp: int | None = None,
+        headers: Mapping[str, bytes | str] | None = None,
+    ) -> None:
         """Append one record, outside of any task; returns once the log has it.
 
         For start-up code, HTTP handlers and timers.  Inside an agent it is an external effect, which a re-run
         repeats: there ``yield`` is the exactly-once way.  ``timestamp`` is in ms, now by default; None as value is a
-        tombstone.  Raises RuntimeError when the app isn't running.
+        tombstone; ``headers`` travel beside the value.  Raises RuntimeError when the app isn't running.
         """
-        await self.send_many([(key, value)], timestamp=timestamp)
+        await self.send_many([(key, value)], timestamp=timestamp, headers=headers)
 
-    async def send_many(self, items: list[tuple[K | None, V | None]], *, timestamp: int | None = None) -> None:
-        """As ``send``, for many (key, value) pairs in one write."""
+    async def send_many(
+        self,
+        items: list[tuple[K | None, V | None]],
+        *,
+        timestamp: int | None = None,
+        headers: Mapping[str, bytes | str] | None = None,
+    ) -> None:
+        """As ``send``, for many (key, value) pairs in one write; each gets the same headers."""
         running = self.app.running
         at = running.now_ms() if timestamp is None else timestamp
-        await running.produce(self.spec, self.encode(items, [at] * len(items)))
+        await running.produce(self.spec, self.encode(items, [at] * len(items), headers))
 
     async def send_watermark(self, time: int) -> None:
         """Promise that no record with an event time below ``time`` (ms) will come: windows before it close.
@@ -80,7 +95,12 @@ class Topic(Generic[K, V]):
         running = self.app.running
         await running.produce_marks(self.spec, watermark_record(time, running.now_ms()))
 
-    def encode(self, items: list[tuple[K | None, V | None]], times: list[int]) -> Records:
+    def encode(
+        self,
+        items: list[tuple[K | None, V | None]],
+        times: list[int],
+        headers: Mapping[str, bytes | str] | None = None,
+    ) -> Records:
         """Columns of encoded records.  Raises ConfigurationError, naming the item, for what can't be encoded."""
         keys: list[bytes | None] = []
         values: list[bytes | None] = []
@@ -92,7 +112,19 @@ class Topic(Generic[K, V]):
                 raise ConfigurationError(
                     f"topic {self.name}: can't send {value!r:.80} under key {key!r}: {error}"
                 ) from error
-        return Records(keys, values, times)
+        return Records(keys, values, times, [self._headers(headers)] * len(items) if headers else None)
+
+    def _headers(self, given: Mapping[str, bytes | str]) -> Headers:
+        for name, content in given.items():
+            if not isinstance(name, str) or not isinstance(content, bytes | str):
+                raise ConfigurationError(f"topic {self.name}: header {name!r}: {content!r} is neither bytes nor text")
+            if name.startswith(OWN_HEADERS):
+                raise ConfigurationError(f"topic {self.name}: header {name!r}: names from {OWN_HEADERS!r} on are taken")
+        return tuple((name, one.encode() if isinstance(one, str) else one) for name, one in given.items())
+
+
+def _as_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _checked(partitioner: How, topic: str) -> How:
@@ -120,24 +152,32 @@ def declare_topic(
     retention_bytes: int | None = None,
     compact: bool | None = None,
     partitioner: How = BY_KEY,
+    timestamps: Literal["create", "append"] | None = None,
+    config: Mapping[str, object] | None = None,
     compacted: bool = False,
 ) -> Topic[Any, Any]:
     """What ``App.topic`` does.  ``compacted``: whether a topic is made so where neither app nor log says."""
     location, name = split_location(name)
+    retention_ms = None if retention is None else parse_duration_ms(retention, "retention")
     said = {
         "partitions": partitions,
-        "retention_ms": None if retention is None else parse_duration_ms(retention, "retention"),
+        "retention_ms": retention_ms,
         "retention_bytes": retention_bytes,
         "compact": compact,
+        "timestamps": timestamps,
     }
+    if timestamps not in (None, "create", "append"):
+        raise ConfigurationError(f"topic {name}: timestamps is 'create' or 'append', not {timestamps!r}")
     spec = TopicSpec(
         check_name(name, "a topic"),
         check_partitions(partitions, app.partitions, f"topic {name}"),
         "user",
-        said["retention_ms"],
+        retention_ms,
         retention_bytes,
         compacted if compact is None else compact,
         location,
+        timestamps or "create",
+        tuple(sorted((setting, _as_text(given)) for setting, given in (config or {}).items())),
     )
     undeclared = frozenset(field for field, given in said.items() if given is None)
     keys, values = key_codec(key).at(name, "key"), value_codec(value).at(name)

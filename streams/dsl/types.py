@@ -45,6 +45,8 @@ class TopicSettings(TypedDict, total=False):
     retention_bytes: int | None
     compact: bool | None
     partitioner: How
+    timestamps: Literal["create", "append"] | None
+    config: Mapping[str, object] | None
 
 
 class StreamSettings(TypedDict, total=False):

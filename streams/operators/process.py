@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from streams.core.batch import Batch, Origin, emitted
+from streams.core.batch import Batch, Origin, emitted, headers_at
 from streams.core.context import Ambient, TaskContext, ambient
 from streams.core.duration import Duration, parse_duration_ms, to_epoch_ms
 from streams.core.graph import Emit, Processor
@@ -28,15 +28,22 @@ class ProcessContext:
     key: the record's key.  time: its event time in ms, or the timer's.  watermark: how far event time has come.
     """
 
-    __slots__ = ("_decode_key", "_key", "_out", "_timers", "time", "watermark")
+    __slots__ = ("_decode_key", "_key", "_origin", "_out", "_row", "_timers", "time", "watermark")
 
     def __init__(self, decode_key: Callable[[bytes], Any]) -> None:
         self._decode_key = decode_key
         self._key = b""
         self._out: list[Any] = []
         self._timers: list[tuple[str, int | None]] = []
+        self._origin: Origin | None = None
+        self._row = 0
         self.time = 0
         self.watermark = 0
+
+    @property
+    def headers(self) -> dict[str, bytes]:
+        """The headers of the record, the last one of each name; none in a timer."""
+        return dict(headers_at(self._origin, self._row))
 
     @property
     def key(self) -> Any:
@@ -122,6 +129,7 @@ class _ProcessWork:
             seen = row
             if self._here is not None:
                 self._here.origin, self._here.row = origin, row
+            self._user._origin, self._user._row = origin, row
             try:
                 out = self._call(node.fn, (value,), key, time, watermark)
             except Exception as error:
@@ -201,6 +209,7 @@ class _ProcessWork:
         """Fire up to ``count`` of the timers that are due at ``watermark``; returns how many fired."""
         if self._here is not None:
             self._here.origin = None
+        self._user._origin = None
         due = self._timers.take(watermark, count)
         keys: list[bytes | None] = []
         values: list[Any] = []

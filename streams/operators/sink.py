@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from streams.core.batch import Batch
+from streams.core.batch import Batch, headers_of
 from streams.core.context import TaskContext
 from streams.core.graph import Emit, Processor
 from streams.core.log import TopicSpec
@@ -29,10 +29,10 @@ def _encode_optional(encode: Callable[[Any], bytes]) -> Callable[[Any], bytes | 
 
 
 def _send(context: TaskContext, topic: str, batch: Batch, node: Operator) -> None:
-    """Send encoded values; what is too large for the log meets the policy."""
+    """Send encoded values, with the headers of the records that they come from; what is too large meets the policy."""
     while True:
         try:
-            context.send(topic, batch.keys, batch.values, batch.times)
+            context.send(topic, batch.keys, batch.values, batch.times, headers_of(batch))
             return
         except RecordTooLarge as error:
             batch = context.failures.drop(batch, [(error.index, error)], node.name, node.policy)

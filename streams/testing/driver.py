@@ -6,7 +6,7 @@ The same runtime as in production on a log in memory; only the log, the stores a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -110,15 +110,30 @@ class TestDriver:
         finally:
             self._loop.close()
 
-    def send(self, topic: Topic[Any, Any] | str, value: Any, *, key: Any = None, timestamp: Any = None) -> None:
+    def send(
+        self,
+        topic: Topic[Any, Any] | str,
+        value: Any,
+        *,
+        key: Any = None,
+        timestamp: Any = None,
+        headers: Mapping[str, bytes | str] | None = None,
+    ) -> None:
         """Append a record to a topic of the app and let everything follow from it.  ``timestamp``: ms or a datetime."""
-        self.send_all(topic, [(key, value)], timestamp=timestamp)
+        self.send_all(topic, [(key, value)], timestamp=timestamp, headers=headers)
 
-    def send_all(self, topic: Topic[Any, Any] | str, items: list[tuple[Any, Any]], *, timestamp: Any = None) -> None:
+    def send_all(
+        self,
+        topic: Topic[Any, Any] | str,
+        items: list[tuple[Any, Any]],
+        *,
+        timestamp: Any = None,
+        headers: Mapping[str, bytes | str] | None = None,
+    ) -> None:
         """As ``send``, for many (key, value) pairs at once."""
         target = self._topic(topic)
         at = self._clock.now_ms() if timestamp is None else to_epoch_ms(timestamp)
-        records = target.encode(items, [at] * len(items))
+        records = target.encode(items, [at] * len(items), headers)
         self._append(target, self._worker.spread(target.spec, records))
 
     def send_bytes(self, topic: str, value: bytes, *, key: bytes | None = None) -> None:

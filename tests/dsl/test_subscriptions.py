@@ -150,6 +150,16 @@ def test_topics_of_different_partitions_that_feed_the_same_tasks_are_named() -> 
         started(app, MemoryBroker(), TopicSpec("names-topic", partitions=6), TopicSpec("orders", partitions=3))
 
 
+def test_what_only_kafka_does_is_refused_elsewhere_or_passed_over() -> None:
+    app = App("shop")
+    app.stream(app.topic("orders", config={"max.message.bytes": 5000})).to("out")
+    assert started(app, MemoryBroker())["orders"].partitions == 1
+    other = App("shop")
+    other.stream(other.topic("orders", timestamps="append")).to("out")
+    with pytest.raises(ConfigurationError, match="'orders': timestamps='append' is something that this log doesn't do"):
+        started(other, MemoryBroker())
+
+
 # ── where reading begins ────────────────────────────────────────────────────────────────────────────────────────────
 
 

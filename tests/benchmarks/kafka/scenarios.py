@@ -58,35 +58,39 @@ async def two_workers(where: Ground, programs: Sequence[str], scale: float, roun
         "The orders lie in a transaction that is committed when all workers have their tasks; the clock stops when the "
         "group's offsets stand for all of them. Broker and workers share two cores, so the broker's CPU time is taken "
         "off what the machine had to give: the wall time of two is less half of it, that of one (which leaves it a "
-        "core) is as it is.",
+        "core) is as it is. Nothing else may run on the machine meanwhile: the last column, the CPU time of both "
+        "workers against that of one, tells what sharing costs, whatever runs beside them.",
         "",
-        "| | one: messages per second | two | two without the broker | times one | bar |",
-        "| --- | ---: | ---: | ---: | ---: | --- |",
+        "| | one: messages per second | two | two without the broker | times one | bar | CPU of two against one |",
+        "| --- | ---: | ---: | ---: | ---: | --- | ---: |",
     ]
     for program in _among(programs, "ours", "kstreams"):
-        ratios, ones, twos, nets = [], [], [], []
+        ratios, ones, twos, nets, spent = [], [], [], [], []
         try:
             for number in range(rounds):
                 messages = round(2_000_000 * scale)
-                one, _ = await _workers(where, program, 1, messages, number)
-                two, broker_s = await _workers(where, program, 2, messages, number)
+                one, _, one_s = await _workers(where, program, 1, messages, number)
+                two, broker_s, two_s = await _workers(where, program, 2, messages, number)
                 net = two - broker_s / 2
                 ones.append(messages / one)
                 twos.append(messages / two)
                 nets.append(messages / net)
                 ratios.append(one / net)
+                spent.append(two_s / one_s)
         except FAILURES as error:
-            lines.append(f"| {NAMES[program]} | {_failed('workers', program, error)} | | | | |")
+            lines.append(f"| {NAMES[program]} | {_failed('workers', program, error)} | | | | | |")
             continue
         times = statistics.median(ratios)
         bar = f"≥ 1.6 × {'✓' if times >= 1.6 else 'missed'}" if program == "ours" else ""
         cells = [f"{statistics.median(each):,.0f}" for each in (ones, twos, nets)]
-        lines.append(f"| {NAMES[program]} | {' | '.join(cells)} | {times:.2f} | {bar} |")
+        lines.append(
+            f"| {NAMES[program]} | {' | '.join(cells)} | {times:.2f} | {bar} | {statistics.median(spent):.2f} |"
+        )
     return [*lines, ""]
 
 
-async def _workers(where: Ground, program: str, count: int, messages: int, number: int) -> tuple[float, float]:
-    """Wall seconds for all orders, and the broker's CPU seconds in them."""
+async def _workers(where: Ground, program: str, count: int, messages: int, number: int) -> tuple[float, float, float]:
+    """Wall seconds for all orders, and the CPU seconds of the broker and of the workers in them."""
     name = f"workers-{program}-{count}-{number}"
     orders = make_orders(f"{name}-orders", "small", messages, 4)
     run = Run(program, name, where.bootstrap, orders.topic, f"{name}-counts", 4, "small", 0, COMMIT_INTERVAL_S)
@@ -113,7 +117,7 @@ async def _workers(where: Ground, program: str, count: int, messages: int, numbe
     await where.delete(name)
     if fault:
         raise RuntimeError(fault)
-    return wall, broker
+    return wall, broker, sum(spent)
 
 
 # ── restore ─────────────────────────────────────────────────────────────────────────────────────────────────────────

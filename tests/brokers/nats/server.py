@@ -26,8 +26,8 @@ def binary() -> str | None:
 class NatsServer:
     """A server on a port of its own; its data is in ``folder``."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        self._folder, self._options = folder, options
+    def __init__(self, folder: Path, *options: str, jetstream: bool = True) -> None:
+        self._folder, self._options, self._jetstream = folder, options, jetstream
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
@@ -41,7 +41,8 @@ class NatsServer:
         """Start it; returns when it takes connections."""
         program = binary()
         assert program is not None
-        store = ["-js", "-sd", str(self._folder / "data"), "-l", str(self._folder / "server.log")]
+        store = ["-js", "-sd", str(self._folder / "data")] if self._jetstream else []
+        store += ["-l", str(self._folder / "server.log")]
         self._folder.mkdir(parents=True, exist_ok=True)
         self._process = subprocess.Popen([program, "-a", "127.0.0.1", "-p", str(self.port), *store, *self._options])
         deadline = time.monotonic() + PATIENCE_S

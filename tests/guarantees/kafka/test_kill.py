@@ -11,7 +11,7 @@ from tests.brokers.kafka.broker import KafkaBroker
 from tests.guarantees.kafka.fleet import Fleet, FleetWorker, some_time
 from tests.guarantees.kafka.pipeline import APP, PACE, WITH_STANDBYS, Pipeline
 
-KILLS = 8
+KILLS = 6
 BACKLOG = 6_000
 STORM_S = float(os.environ.get("STORM_S") or 30)
 """How long workers join and leave."""

@@ -13,7 +13,7 @@ from tests.guarantees.kafka.pipeline import APP, PACE, Pipeline
 from tests.guarantees.kafka.rough_network import FAULTS, ProxiedBroker, RoughNetwork
 
 BACKLOG = 4_000
-ROUGH_S = 12.0
+ROUGH_S = 8.0
 
 
 @pytest.mark.usefixtures("kafka_jars")

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
@@ -15,12 +16,13 @@ from streams import App, agg, tumbling
 from streams.connectors.kafka.log import KafkaLog
 from streams.core.log import Append, TopicSpec
 from streams.core.record import Records, TopicPartition
-from streams.errors import TopicMismatch, TopologyError
+from streams.errors import ConfigurationError, TopicMismatch, TopologyError
 from streams.runtime.clock import SystemClock
 from streams.runtime.existing import build_on
 from streams.runtime.explain import explain
 from streams.runtime.worker import Worker
 from streams.testing.driver import MemoryStores
+from streams.testing.log_scenarios import read_all
 from tests.brokers.kafka.broker import KafkaBroker
 
 DAY_MS = 86_400_000
@@ -29,7 +31,7 @@ Unique = Callable[[str], str]
 
 
 def made(broker: KafkaBroker, topic: str, partitions: int, **config: str) -> None:
-    """A topic as somebody else would make it."""
+    """A topic as somebody else would make it; the broker has heard of it."""
 
     async def make() -> None:
         client = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
@@ -38,6 +40,9 @@ def made(broker: KafkaBroker, topic: str, partitions: int, **config: str) -> Non
             await client.create_topics([NewTopic(topic, partitions, 1, topic_configs=config)])
         finally:
             await client.close()
+        async with asyncio.timeout(PATIENCE_S), log_on(broker) as log:
+            while topic not in await log.topics([topic]):
+                pass
 
     asyncio.run(make())
 
@@ -105,6 +110,8 @@ def test_a_topic_that_somebody_else_made_is_read_as_it_is(kafka: KafkaBroker, un
         ({"partitions": 4}, "partitions is 3 on the log and 4 in the app"),
         ({"compact": True}, "compact is False on the log and True in the app"),
         ({"retention": "2d"}, "retention_ms is 604800000 on the log and 172800000 in the app"),
+        ({"timestamps": "append"}, "timestamps is create on the log and append in the app"),
+        ({"config": {"max.message.bytes": 5000}}, "max.message.bytes is 1048588 on the log and 5000 in the app"),
         ({"retention_bytes": 1000}, "retention_bytes is None on the log and 1000 in the app"),
     ],
 )
@@ -283,3 +290,62 @@ def test_a_declared_topic_is_made_as_declared(kafka: KafkaBroker, unique: Unique
             assert (config["retention.ms"], config["retention.bytes"]) == (str(2 * DAY_MS), "10000000")
 
     asyncio.run(check())
+
+
+def test_a_topic_s_settings_reach_kafka_and_append_time_is_that_of_the_broker(
+    kafka: KafkaBroker, unique: Unique
+) -> None:
+    stamped = unique("stamped")
+
+    def app() -> App:
+        made = App(unique("shop"))
+        topic = made.topic(
+            stamped, value=int, timestamps="append", config={"max.message.bytes": 5000, "preallocate": False}
+        )
+        made.stream(topic).to(unique("out"))
+        return made
+
+    async def check() -> None:
+        for _ in range(2):
+            async with at_work(app(), kafka) as worker:
+                await settled(worker)
+        config = await settings_of(kafka, stamped)
+        assert (config["max.message.bytes"], config["message.timestamp.type"]) == ("5000", "LogAppendTime")
+        async with log_on(kafka) as log:
+            before = SystemClock().now_ms()
+            await appended(log, stamped, [1, 2], 1_357_000_000_000)
+            at = TopicPartition(stamped, 0)
+            [batch] = await read_all(log, at)
+            assert all(before - 60_000 < time < before + 60_000 for time in batch.records.timestamps)
+
+    asyncio.run(check())
+
+
+def test_a_setting_that_kafka_doesn_t_know_is_one_clear_line(kafka: KafkaBroker, unique: Unique) -> None:
+    app = App(unique("shop"))
+    app.stream(app.topic(unique("orders"), config={"max.mesage.bytes": 5000})).to(unique("out"))
+
+    async def check() -> None:
+        with pytest.raises(ConfigurationError, match=r"creating topic .* INVALID_CONFIG.*max\.mesage\.bytes"):
+            async with at_work(app, kafka):
+                pass
+
+    asyncio.run(check())
+
+
+def test_headers_of_another_program_go_through_an_app_to_another_program(kafka: KafkaBroker, unique: Unique) -> None:
+    incoming, outgoing = unique("in"), unique("out")
+    made(kafka, incoming, 1)
+    app = App(unique("shop"))
+    app.stream(incoming, value=int).key_by(str, name="by-text").to(outgoing)
+
+    async def check() -> list[tuple[str, bytes]]:
+        settings = {"bootstrap_servers": kafka.bootstrap}
+        async with AIOKafkaProducer(**settings) as producer:
+            await producer.send_and_wait(incoming, b"1", headers=[("trace", b"a"), ("trace", b"b"), ("none", None)])
+        async with at_work(app, kafka) as worker:
+            await settled(worker)
+            async with AIOKafkaConsumer(outgoing, **settings, auto_offset_reset="earliest") as consumer:
+                return list((await consumer.getone()).headers)
+
+    assert asyncio.run(check()) == [("trace", b"a"), ("trace", b"b"), ("none", b"")]

@@ -1,0 +1,24 @@
+"""Counts words, by line: an input, a repartition topic, a changelog, an output.  Settings by the environment."""
+
+from __future__ import annotations
+
+import os
+from typing import cast
+
+from streams import App
+
+NAME = os.environ.get("APP", "counts")
+
+app = App(NAME, commit_interval="50ms")
+
+(
+    app.stream(
+        f"{NAME}.lines",
+        value=str,
+        on_lost=cast("object", os.environ.get("ON_LOST", "fail")),  # type: ignore[arg-type]
+    )
+    .flat_map(str.split, value=str)
+    .key_by(lambda word: word)
+    .count(name="seen")
+    .to(f"{NAME}.counts")
+)
