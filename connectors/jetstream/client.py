@@ -160,8 +160,12 @@ class Connection:
     async def open(self) -> None:
         """Connect.  Raises LogUnavailable, ConfigurationError, within ``timeout_s``."""
 
-        async def ignore(error: Exception) -> None:
-            """What goes wrong shows where it is waited for."""
+        refused: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+
+        async def note(error: Exception) -> None:
+            # What else goes wrong shows where it is waited for.
+            if "authorization" in str(error).lower() and not refused.done():
+                refused.set_result(error)
 
         async def disconnected() -> None:
             # Answers to what was sent before won't come any more: who waits for one needn't wait for the time-out.
@@ -173,24 +177,38 @@ class Connection:
             self.reconnects += 1
 
         try:
-            async with asyncio.timeout(self.timeout_s):
-                await self._client.connect(
-                    error_cb=ignore,
+            settings = self._settings()
+            connecting = asyncio.ensure_future(
+                self._client.connect(
+                    error_cb=note,
                     disconnected_cb=disconnected,
                     reconnected_cb=reconnected,
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=0.2,  # type: ignore[arg-type]  # it is slept for
-                    **self._settings(),
+                    **settings,
                 )
-        except nats.errors.AuthorizationError as error:
-            raise ConfigurationError(
-                f"{self.url}: the server refused the login; look at user, password or creds"
-            ) from error
+            )
+            # The client tries again and again, with a wrong password too: nobody would ever see why.
+            either: set[asyncio.Future[Any]] = {connecting, refused}
+            await asyncio.wait(either, timeout=self.timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if not connecting.done():
+                connecting.cancel()
+                await asyncio.wait({connecting})
+                if refused.done():
+                    raise ConfigurationError(
+                        f"{self.url}: the server refused the login; look at user, password or creds"
+                    )
+                raise TimeoutError("no answer")
+            connecting.result()
         except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
-            why = str(error) or type(error).__name__
+            await self._client.close()
+            why = str(self._client.last_error or error) or type(error).__name__
             raise LogUnavailable(
                 f"{self.url}: can't connect: {why}; is the server running, and is that its address?"
             ) from error
+        except BaseException:
+            await self._client.close()
+            raise
         self._replies = await self.subscribe(f"{self._inbox}.*", self._answered)
 
     async def close(self) -> None:

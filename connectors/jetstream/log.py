@@ -79,13 +79,27 @@ class JetStreamLog:
     async def open(self) -> None:
         if not self._connection.connected:
             await self._connection.open()
+        try:
+            await self._look()
+        except BaseException:
+            await self._connection.close()
+            raise
+
+    async def _look(self) -> None:
         version = str(self._connection.server.get("version", ""))
         if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < MIN_VERSION:
             raise ConfigurationError(
                 f"{self._url}: nats-server {version} has no atomic batches; use {MIN_VERSION[0]}.{MIN_VERSION[1]} or a "
                 f"later one"
             )
-        self._identity = await self._topics.open(groups_config())
+        try:
+            self._identity = await self._topics.open(groups_config())
+        except LogUnavailable as error:
+            if self._connection.server.get("jetstream"):
+                raise
+            raise ConfigurationError(
+                f"{self._url}: the server has no JetStream; start it with -js, or with jetstream {{}} in its configuration"
+            ) from error
 
     async def close(self) -> None:
         if self._pass is not None:

@@ -14,7 +14,7 @@ from streams.connectors.jetstream.compaction import Policy
 from streams.connectors.jetstream.log import JetStreamLog
 from streams.connectors.jetstream.names import app_stream, log_subject, pos_subject, snapshot_subject, spill_subject
 from streams.core.log import Append, Commit, TopicSpec
-from streams.core.record import START, Position, Records, TopicPartition
+from streams.core.record import START, Records, TopicPartition
 from streams.errors import ConfigurationError, LogCorrupt, LogUnavailable
 from streams.testing.log_scenarios import append, entries_of, fetch, numbered, records, task_ref, values_of
 from tests.brokers.nats.server import NatsServer
@@ -165,10 +165,11 @@ def test_compaction_that_is_cut_off_anywhere_changes_nothing_that_a_reader_sees(
         assert dict(await entries_of(log, state)) == dict(last_turn(7))
         async for _ in compaction.compact(log._api, log._topics, state, NOW_MS, EAGER):
             pass
-        await owner.commit(Commit(b"8", [turn_of(state, 8)]))
+        for turn in range(8, 16):
+            await owner.commit(Commit(b"%d" % turn, [turn_of(state, turn)]))
         async for _ in compaction.compact(log._api, log._topics, state, NOW_MS, EAGER):
             pass
-        assert await entries_of(log, state) == last_turn(8)
+        assert await entries_of(log, state) == last_turn(15)
         snapshots = await log._api.subjects(app_stream(group), snapshot_subject(group, *state, "*"))
         assert len(snapshots) == 1, "rubbish of a pass that was cut off is purged by the next one"
         assert await count_of(log, group, log_subject(group, *state)) == 1
