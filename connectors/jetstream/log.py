@@ -98,7 +98,8 @@ class JetStreamLog:
             if self._connection.server.get("jetstream"):
                 raise
             raise ConfigurationError(
-                f"{self._url}: the server has no JetStream; start it with -js, or with jetstream {{}} in its configuration"
+                f"{self._url}: the server has no JetStream; start it with -js, or with jetstream {{}} in its "
+                f"configuration"
             ) from error
 
     async def close(self) -> None:

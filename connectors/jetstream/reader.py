@@ -37,11 +37,10 @@ __all__ = ["JetStreamReader"]
 NS = 1_000_000_000
 PULL_RECORDS, PULL_BLOCKS = 500, 16
 PULL_BYTES = 512 * 1024
-EXPIRES_S = 5.0
-SILENCE_S = 2.0
-"""How much longer than a pull lives its end may take to arrive."""
-RETRY_S = 0.05
-PATIENCE_S = 20.0
+EXPIRES_S = 30.0
+HEARTBEAT_S = 1.0
+SILENCE_S = 4.0
+"""Without a heartbeat for so long, the consumer is taken to be gone with its server."""
 INACTIVE_S = 60.0
 OVERTAKEN = "compaction was quicker"
 
@@ -62,7 +61,7 @@ class _Partition:
     subscription: Subscription | None = None
     expected: int = 1
     asked: int = 0
-    asked_at: float = 0.0
+    heard_at: float = 0.0
     broken: str = ""
     end: int | None = None
     seen: int = 0
@@ -131,7 +130,7 @@ class JetStreamReader:
         if each.manifest is not None:
             return
         if each.subscription is not None and not each.broken:
-            if each.asked and now - each.asked_at > EXPIRES_S + SILENCE_S:
+            if each.asked and now - each.heard_at > SILENCE_S:
                 each.broken = "it doesn't answer"
             else:
                 return
@@ -211,15 +210,21 @@ class JetStreamReader:
         batch = PULL_BLOCKS if place.packed else PULL_RECORDS
         if each.asked > batch // 2 or len(each.waiting) >= 2 * batch:
             return
-        request = {"batch": batch, "max_bytes": PULL_BYTES, "expires": int(EXPIRES_S * NS)}
+        request = {
+            "batch": batch,
+            "max_bytes": PULL_BYTES,
+            "expires": int(EXPIRES_S * NS),
+            "idle_heartbeat": int(HEARTBEAT_S * NS),
+        }
         each.asked = batch
-        each.asked_at = asyncio.get_running_loop().time()
+        each.heard_at = asyncio.get_running_loop().time()
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{place.stream}.{each.consumer}"
         await self._api.connection.write(publication(subject, msgspec.json.encode(request), each.inbox))
 
     # ── answers ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _receive(self, each: _Partition, messages: list[Message]) -> None:
+        each.heard_at = asyncio.get_running_loop().time()
         for message in messages:
             if not message.reply.startswith(b"$JS.ACK."):
                 self._status(each, message)

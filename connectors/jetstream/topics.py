@@ -240,7 +240,8 @@ class Topics:
             return
         await self.ensure_app(spec.owner)
         payload = _encode(_Internal(spec, uuid.uuid4().hex))
-        await self._api.connection.request(catalog_subject(spec.name), payload)
+        # Of workers that start at once the first one names it: a second identity would look like another topic.
+        await self._api.publish(catalog_subject(spec.name), payload, after=0)
 
     async def delete(self, names: Collection[str]) -> None:
         """Remove topics with all their records."""
@@ -264,7 +265,7 @@ class Topics:
             offset = min(position.offset(), bounds[at].end.offset())
             if offset <= bounds[at].start.offset():
                 continue
-            await self._api.connection.request(trim_subject(at.topic, at.partition), _encode(offset))
+            await self._api.publish(trim_subject(at.topic, at.partition), _encode(offset))
             await self._api.purge(place.stream, place.subject, before=place.seq(offset))
 
     # ── sources and bounds ────────────────────────────────────────────────────────────────────────────────────────

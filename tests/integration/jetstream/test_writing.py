@@ -321,3 +321,15 @@ def test_a_topic_at_its_limit_holds_nothing_up_and_loses_nothing(nats: NatsServe
         assert await values_of(log, first) == numbered(0, 20)
 
     play(scene, nats.url)
+
+
+def test_workers_that_start_at_once_make_one_topic_of_each_name(nats: NatsServer, group: str) -> None:
+    async def run() -> None:
+        specs = [TopicSpec(f"{group}.{n}", kind=kind, owner=group) for n, kind in enumerate(["user", "repartition"])]
+        async with opened(nats.url) as first, opened(nats.url) as second, opened(nats.url) as third:
+            logs = [first, second, third]
+            await asyncio.gather(*(log.create_topics(specs) for log in logs))
+            known = [{spec.name: log._topics._known[spec.name].identity for spec in specs} for log in logs]
+            assert known[0] == known[1] == known[2]
+
+    asyncio.run(run())
