@@ -185,12 +185,11 @@ def declare_topic(
     topic: Topic[Any, Any] = Topic(app, spec, keys, values, value, key, undeclared)
     known = app.topics.setdefault(name, topic)
     if known.declared.location != location:
-        places = " and ".join(
-            without_secrets(each) or "the app's own log" for each in (known.declared.location, location)
-        )
+        both = (known.declared.location, location)
+        places = " and ".join(without_secrets(each) or "the app's own log" for each in both)
         raise ConfigurationError(
-            f"topic {name!r} is declared on {places}; an app knows a topic by its name alone, so one of them has to bear "
-            f"another"
+            f"topic {name!r} is declared on {places}; an app knows a topic by its name alone, so one of them has to "
+            f"bear another"
         )
     if (known.declared, known.value_codec.schema, known.key_codec.schema) != (
         spec,

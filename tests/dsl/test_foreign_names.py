@@ -36,7 +36,5 @@ def test_a_log_without_a_topic_is_refused(name: str) -> None:
 def test_one_name_on_two_logs_is_refused_with_both_places() -> None:
     app = App("bridge")
     app.topic("orders")
-    with pytest.raises(
-        ConfigurationError, match="'orders' is declared on the app's own log and kafka://u@b:9092; an app"
-    ):
+    with pytest.raises(ConfigurationError, match="is declared on the app's own log and kafka://u@b:9092; an app"):
         app.topic("kafka://u:secret@b:9092/orders")
