@@ -105,6 +105,21 @@ def resolve_recovery(
     return Replay(since) if since else Resume()
 
 
+def resolve_changelogs(checkpoint: Checkpoint, identities: Mapping[str, str], *, renewed: bool = False) -> Checkpoint:
+    """The checkpoint with the identity of each changelog topic.
+
+    ``renewed``: a new version of the app claims, which may have dropped a state and begun its changelog anew.  Raises
+    TopicRecreated: a changelog that isn't the one which the task wrote has lost what stood in it.
+    """
+    for topic, identity in identities.items():
+        if checkpoint.topics.get(topic, identity) != identity and not renewed:
+            raise TopicRecreated(
+                f"{topic}: the changelog was deleted and created again, so the state that stood in it is gone; "
+                f"`streams reset` starts the app over, or restore the topic"
+            )
+    return msgspec.structs.replace(checkpoint, topics={**checkpoint.topics, **identities})
+
+
 @dataclass(frozen=True, slots=True)
 class InputFacts:
     """One input partition after the claim.

@@ -13,6 +13,7 @@ from streams.core.duration import Duration, parse_duration_ms
 from streams.core.log import TopicSpec
 from streams.core.record import Headers, Records
 from streams.core.spread import BY_KEY, How
+from streams.core.urls import without_secrets
 from streams.core.watermark import MARK_HEADER, Mark, encode_mark
 from streams.dsl.codec import Codec, value_codec
 from streams.dsl.foreign import split_location
@@ -183,6 +184,13 @@ def declare_topic(
     keys, values = key_codec(key).at(name, "key"), value_codec(value).at(name)
     topic: Topic[Any, Any] = Topic(app, spec, keys, values, value, key, undeclared)
     known = app.topics.setdefault(name, topic)
+    if known.declared.location != location:
+        both = (known.declared.location, location)
+        places = " and ".join(without_secrets(each) or "the app's own log" for each in both)
+        raise ConfigurationError(
+            f"topic {name!r} is declared on {places}; an app knows a topic by its name alone, so one of them has to "
+            f"bear another"
+        )
     if (known.declared, known.value_codec.schema, known.key_codec.schema) != (
         spec,
         topic.value_codec.schema,

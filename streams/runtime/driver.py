@@ -26,13 +26,14 @@ from streams.core.graph import SourceNode, Subtopology
 from streams.core.log import Append, Commit, Log, Reader, TaskRef, TaskWriter
 from streams.core.plan import Captured, Plan
 from streams.core.record import TopicPartition
-from streams.core.recovery import InputFacts, resolve_inputs
+from streams.core.recovery import InputFacts, resolve_changelogs, resolve_inputs
 from streams.core.store import Store
 from streams.core.task import Task
 from streams.errors import (
     AgentStuck,
     CommitUnknown,
     ConfigurationError,
+    DataError,
     Fenced,
     LogUnavailable,
     PositionLost,
@@ -213,14 +214,18 @@ class Driver:
             renewed = previous is not None and decode_checkpoint(previous).topology < services.topology_version
             checkpoint, lost = resolve_inputs(checkpoint, await self._input_facts(checkpoint), renewed=renewed)
             services.metrics.of(services.metrics.lost, self.id, lost)
+            names = {name: services.plan.changelog(name) for name in self._subtopology.states}
+            topics = await services.log.topics(names.values())
+            identities = {name: topics[topic].identity for name, topic in names.items()}
+            changelogs = {names[name]: identity for name, identity in identities.items()}
+            checkpoint = resolve_changelogs(checkpoint, changelogs, renewed=renewed)
+            if previous is None and services.topology_version == 1:
+                await self._check_new([TopicPartition(topic, self._partition) for topic in changelogs])
             stored = encode_checkpoint(checkpoint)
             await self._writer.commit(Commit(stored))
             self._stored = stored
             self._commits += 1
             self.phase = Phase.RESTORING
-            names = {name: services.plan.changelog(name) for name in self._subtopology.states}
-            topics = await services.log.topics(names.values())
-            identities = {name: topics[topic].identity for name, topic in names.items()}
             store = await restore(
                 Restoration(
                     services.log,
@@ -263,6 +268,15 @@ class Driver:
         """Raise Fenced when another owner has committed since: then it was its progress that freed the records."""
         if await self._services.log.checkpoint(self._ref) != self._stored:
             raise Fenced(f"another owner has claimed the task and freed what it has read ({error})") from error
+
+    async def _check_new(self, changelogs: Sequence[TopicPartition]) -> None:
+        """Raise DataError when a task that never ran has state: its positions were lost, and it would count twice."""
+        for at, bounds in (await self._services.log.bounds(changelogs)).items():
+            if not bounds.start.reached(bounds.end):
+                raise DataError(
+                    f"{at} holds state of task {self.id}, whose checkpoint isn't on {self._services.log.url} any more; "
+                    f"bring it back, or start the app over with `streams reset`"
+                )
 
     async def _input_facts(self, checkpoint: Checkpoint) -> dict[TopicPartition, InputFacts]:
         nodes: dict[TopicPartition, SourceNode] = {}

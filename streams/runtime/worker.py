@@ -9,7 +9,6 @@ What must live here: starting, supervising and stopping what runs side by side. 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -24,7 +23,7 @@ from streams.core.capability import derive_commit, derive_sink, derive_source, r
 from streams.core.log import Append, Commit, Log, TaskRef, TopicSpec
 from streams.core.membership import Assignment, Member, Membership, Wanted
 from streams.core.plan import Plan
-from streams.core.record import Position, Records, TopicPartition
+from streams.core.record import Records, TopicPartition
 from streams.core.spread import BY_KEY
 from streams.core.state import KeyedState, StateSpec
 from streams.core.topology import TopologyRecord, control_ref, resolve_topology, task_refs
@@ -32,13 +31,13 @@ from streams.dsl.agent import Agent
 from streams.dsl.app import App
 from streams.dsl.blueprint import changelog_topic
 from streams.dsl.schema import incompatibility
-from streams.dsl.timer import Timer
 from streams.errors import LogUnavailable, RetryableError, StreamsError, TopicMismatch
 from streams.runtime.clock import Clock
 from streams.runtime.delivery import Delivery
 from streams.runtime.draw import place_of
 from streams.runtime.driver import Driver, DriverFactory, Phase, Services
 from streams.runtime.existing import build_on, watch_topics
+from streams.runtime.housekeeping import consumed, tick_here
 from streams.runtime.metrics import Metrics
 from streams.runtime.peers import PeerReads
 from streams.runtime.places import is_shared
@@ -103,6 +102,9 @@ class Worker:
         self.ticker: Ticker | None = None
         self.assigned = False
         self._leaving = False
+        self._assignment = Assignment()
+        self._going: dict[str, asyncio.Task[None]] = {}
+        self._moving = asyncio.Lock()
         shared = is_shared(log.url)
         self._replies = replies_topic(app.name) if shared and app.agents else None
         self._requests = Requests(log, clock, self._replies)
@@ -144,7 +146,7 @@ class Worker:
             self._spawn("topics", watch_topics(self.app, self.log, self._foreign))
             for timer in self.app.timers:
                 if timer.topic is None:
-                    self._spawn(f"timer {timer.name}", self._tick_here(timer))
+                    self._spawn(f"timer {timer.name}", tick_here(timer, self._clock))
             yield self
         finally:
             await self._shut_down()
@@ -277,23 +279,37 @@ class Worker:
         return Wanted([self._refs[task] for task in self.blueprint.tasks], frozenset(stateful), self.app.standbys)
 
     async def _follow(self, assignment: Assignment, services: Services) -> None:
-        """Let go of what was taken away, and only then take up what was given."""
-        gone = [task for task in self._running if task not in assignment.active]
-        for task in gone:
-            self._stop(task)
-        await self.standbys.keep(assignment.standby)
-        for task in gone:
-            await asyncio.wait({self._running[task]})  # a stop of the worker that comes now waits for it as well
-            del self._running[task]
+        """Let go of what was taken away, and take up what was given, each as soon as it can be: an agent of a task that
+        is to let go may wait for the answer of one that moves too."""
+        for task in sorted(self._running.keys() - assignment.active - self._going.keys()):
+            self._going[task] = self._start(f"end of {task}", self._release(task, services))
+        async with self._moving:
+            await self.standbys.keep(assignment.standby)
+            self._assignment = assignment
+            self._take_up(services)
+
+    async def _release(self, task: str, services: Services) -> None:
+        """Stop a task, say so when it has ended, and take up what only waited for that."""
+        self._stop(task)
+        await asyncio.wait({self._running[task]})
+        async with self._moving:
+            del self._running[task], self._going[task]
             self.drivers.pop(task, None)
             self.deliveries.pop(task, None)
-        for task in sorted(assignment.active - self._running.keys()):
+            self._take_up(services)
+        self._report()
+
+    def _take_up(self, services: Services) -> None:
+        """Start what is assigned and isn't here yet.  What is still on its way out has its store open."""
+        if self._leaving:
+            return
+        for task in sorted(self._assignment.active - self._running.keys()):
             self._running[task] = self._start(f"task {task}", self._make(services, task).run())
 
         def standby(task: str) -> Standby:
             return Standby(services, *self.blueprint.subtopology_of_task(task), self._refs[task], self._report)
 
-        self.standbys.take_up(assignment.standby, standby)
+        self.standbys.take_up(self._assignment.standby - self._running.keys(), standby)
 
     def _stop(self, task: str) -> None:
         self._at_work(task).stop()
@@ -366,6 +382,8 @@ class Worker:
                 task.cancel()
             if slow:
                 await asyncio.wait(slow)
+        if self._going:
+            await asyncio.wait(self._going.values())
         if self._membership is not None:
             await self._membership.close()  # only now, when the tasks are free: the others take over at once
         await self._requests.close()
@@ -393,28 +411,12 @@ class Worker:
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             try:
-                await self.log.trim(self._consumed())
+                await self.log.trim(consumed(self))
                 await self.log.maintain(self._clock.now_ms())
             except LogUnavailable as error:
                 logger.warning("housekeeping waits: %s", error)
             for stuck in self.stuck(loop.time(), self._liveness_timeout_s):
                 raise StuckTask(stuck)
-
-    def _consumed(self) -> dict[TopicPartition, Position]:
-        """The committed positions in internal topics that only their task reads."""
-        consumed: dict[TopicPartition, Position] = {}
-        for driver in self.drivers.values():
-            task = driver.task
-            if task is None:
-                continue
-            for each in task.inputs:
-                position = task.checkpoint.position(each.partition)
-                if self.blueprint.topics[each.partition.topic].kind == "repartition" and position is not None:
-                    consumed[each.partition] = position
-        for delivery in self.deliveries.values():
-            if delivery.position is not None:
-                consumed[delivery.at] = delivery.position
-        return consumed
 
     def stuck(self, now: float, deadline_s: float) -> list[str]:
         """One line for each task that has something to do and has got nothing done for so long."""
@@ -424,14 +426,6 @@ class Worker:
             for driver in self.drivers.values()
             if (still_s := driver.still_s(now)) > deadline_s
         ]
-
-    async def _tick_here(self, timer: Timer) -> None:
-        while True:
-            now = self._clock.now_ms()
-            await asyncio.sleep((timer.next_after(now) - now) / 1000)
-            result = timer.fn()
-            assert inspect.isawaitable(result)
-            await result
 
     @property
     def caught_up(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from streams import App
 from streams.dsl.foreign import split_location
 from streams.errors import ConfigurationError
 
@@ -30,3 +31,10 @@ def test_a_foreign_topic_is_named_by_its_log_and_its_name(name: str, location: s
 def test_a_log_without_a_topic_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match="names no topic"):
         split_location(name)
+
+
+def test_one_name_on_two_logs_is_refused_with_both_places() -> None:
+    app = App("bridge")
+    app.topic("orders")
+    with pytest.raises(ConfigurationError, match="is declared on the app's own log and kafka://u@b:9092; an app"):
+        app.topic("kafka://u:secret@b:9092/orders")

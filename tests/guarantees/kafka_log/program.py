@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 APP = Path(__file__).with_name("apps") / "counts.py"
-PATIENCE_S = 60.0
+PATIENCE_S = 30.0
 SETTINGS = "session_timeout_ms=2000&heartbeat_interval_ms=400&transaction_timeout_ms=4000&connect_timeout_ms=2000"
 
 
@@ -96,6 +96,6 @@ def running(url: str, directory: Path, *options: str, app: Path = APP, **env: st
 
 def finish(url: str, directory: Path, **env: str) -> str:
     """Let a worker do all there is to do; it must end well.  What it said."""
-    with running(url, directory, "--until-idle", **env) as program:
+    with running(url, directory, "--until-idle", app=APP, **env) as program:
         assert program.wait() == 0, program.said[-3000:]
         return program.said

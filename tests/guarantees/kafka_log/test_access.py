@@ -21,9 +21,9 @@ SECONDS = 20.0
 BOB = f"user=bob&mechanism=PLAIN&password={quote(USERS['bob'], safe='')}"
 
 
-def refusal(url: str, directory: Path, **env: str) -> str:
+def refusal(url: str, directory: Path, name: str = "counts") -> str:
     began = time.monotonic()
-    with running(f"{url}&{SETTINGS}", directory, "--until-idle", **env) as program:
+    with running(f"{url}&{SETTINGS}", directory, "--until-idle", APP=name) as program:
         line = program.refusal()
         assert time.monotonic() - began < SECONDS, program.said
         assert not [word for word in USERS.values() if word in program.said], "a secret was shown"
@@ -76,7 +76,7 @@ def test_each_permission_that_is_missing_is_named_and_with_all_of_them_it_works(
         ("ACL for the group, which has the app's name", ("group", app)),
     ]
     for _ in range(len(steps)):
-        line = refusal(url, tmp_path, APP=app)
+        line = refusal(url, tmp_path, app)
         assert "not allowed" in line, line
         ((words, (resource, name)),) = [step for step in steps if step[0] in line]
         steps.remove((words, (resource, name)))

@@ -210,6 +210,20 @@ def test_a_topic_that_keeps_everything_or_records_of_today_are_no_reason_to_warn
     assert not [record.message for record in caplog.records if "by their timestamps" in record.message]
 
 
+def test_explain_tells_of_an_output_topic_that_expires_by_timestamp(kafka: KafkaBroker, unique: Unique) -> None:
+    out = unique("out")
+    made(kafka, out, 1)
+    app = App(unique("shop"))
+    app.stream(unique("orders"), value=int).to(out)
+
+    async def check() -> list[str]:
+        async with log_on(kafka) as log:
+            await build_on(app, log)
+            return explain(app, log.url, lambda _: log.capabilities).warnings
+
+    assert [line for line in asyncio.run(check()) if line.startswith(f"{out} keeps records for 7d by their timestamps")]
+
+
 # ── topics that feed the same tasks ─────────────────────────────────────────────────────────────────────────────────
 
 

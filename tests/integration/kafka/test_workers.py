@@ -224,6 +224,24 @@ def test_a_killed_worker_comes_back_to_its_stores_and_its_tasks(desk: Desk) -> N
     desk.until(lambda: all(desk.get(address, f"/tables/sums/{name}") == (200, 1) for name in NAMES))
 
 
+def test_a_named_worker_that_was_killed_is_back_at_its_tasks_before_anybody_else_has_them(desk: Desk) -> None:
+    patient = {"STREAMS_LOG": desk.environment["STREAMS_LOG"].replace("=3000", "=30000")}
+    red, blue = desk.start("--name", "red", **patient), desk.start("--name", "blue", **patient)
+    desk.until(lambda: all(desk.addresses(number) for number in (red, blue)))
+    [first], [second] = desk.addresses(red), desk.addresses(blue)
+    desk.until(lambda: desk.shared(first, second))
+    before = desk.tasks(first), desk.tasks(second)
+    twice = desk.run("worker", "-A", "shop", "--name", "blue")
+    assert twice.returncode == 2
+    assert "another worker named 'blue' runs on this machine" in twice.stderr
+    desk.started[blue].kill()
+    desk.started[blue].wait()
+    again = desk.start("--name", "blue", **patient)
+    desk.until(lambda: bool(desk.addresses(again)))
+    desk.until(lambda: desk.tasks(desk.addresses(again)[0]).keys() == before[1].keys())
+    assert desk.tasks(first) == before[0], "nothing moved meanwhile"
+
+
 # ── reads ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -251,6 +269,21 @@ def test_a_key_whose_worker_has_died_is_one_clear_line_until_another_one_has_it(
     assert missing, "the survivor can't know yet"
     assert all("doesn't run here now" in body["message"] and second[7:] in body["message"] for body in missing)
     desk.until(lambda: all(desk.get(first, f"/tables/sums/{name}") == (200, 1) for name in NAMES))
+
+
+def test_a_worker_that_stood_still_answers_with_what_the_next_owner_has_committed(desk: Desk) -> None:
+    first, second = desk.two()
+    desk.send("adds", *NAMES)
+    desk.until(lambda: all(desk.get(second, f"/tables/sums/{name}") == (200, 1) for name in NAMES))
+    desk.started[1].send_signal(signal.SIGSTOP)
+    desk.until(lambda: desk.shared(first))
+    desk.send("adds", *NAMES)
+    desk.until(lambda: all(desk.get(first, f"/tables/sums/{name}") == (200, 2) for name in NAMES))
+    desk.started[1].send_signal(signal.SIGCONT)
+    desk.until(lambda: "this worker is out" in desk.says(1))
+    desk.until(lambda: all(desk.get(second, f"/tables/sums/{name}") == (200, 2) for name in NAMES))
+    desk.until(lambda: desk.shared(first, second))
+    assert desk.started[1].poll() is None, "it goes on with what it is given"
 
 
 def test_workers_with_another_token_are_refused_with_the_name_of_the_setting(desk: Desk) -> None:

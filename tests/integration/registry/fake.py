@@ -47,6 +47,10 @@ class FakeRegistry:
     def url(self) -> str:
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
+    @property
+    def running(self) -> bool:
+        return self._server is not None
+
     def start(self) -> None:
         """On the same port as before; what it knew it still knows."""
         registry = self

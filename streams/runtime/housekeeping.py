@@ -1,0 +1,46 @@
+"""What a worker does beside its tasks: what may be freed on the log, and timers that are this worker's own.
+
+What must live here: looking at the tasks from beside.  What must not: starting and stopping them (``runtime.worker``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import TYPE_CHECKING
+
+from streams.core.record import Position, TopicPartition
+
+if TYPE_CHECKING:
+    from streams.dsl.timer import Timer
+    from streams.runtime.clock import Clock
+    from streams.runtime.worker import Worker
+
+__all__ = ["consumed", "tick_here"]
+
+
+def consumed(worker: Worker) -> dict[TopicPartition, Position]:
+    """The committed positions in internal topics that only their task reads: what lies before them may be freed."""
+    found: dict[TopicPartition, Position] = {}
+    for driver in worker.drivers.values():
+        task = driver.task
+        if task is None:
+            continue
+        for each in task.inputs:
+            position = task.checkpoint.position(each.partition)
+            if worker.blueprint.topics[each.partition.topic].kind == "repartition" and position is not None:
+                found[each.partition] = position
+    for delivery in worker.deliveries.values():
+        if delivery.position is not None:
+            found[delivery.at] = delivery.position
+    return found
+
+
+async def tick_here(timer: Timer, clock: Clock) -> None:
+    """Call a timer that each worker has for itself, whenever it is due."""
+    while True:
+        now = clock.now_ms()
+        await asyncio.sleep((timer.next_after(now) - now) / 1000)
+        result = timer.fn()
+        assert inspect.isawaitable(result)
+        await result
