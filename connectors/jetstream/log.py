@@ -38,6 +38,7 @@ CAPABILITIES = Capabilities(
 )
 MIN_VERSION = (2, 12)
 BATCH_MESSAGES = 900
+PACKED_RECORDS = 20_000
 MAINTAIN_S = 0.3
 
 
@@ -58,7 +59,12 @@ class JetStreamLog:
         self._pass: tuple[TopicPartition, AsyncGenerator[None, None]] | None = None
         self._tasks: set[TaskRef] = set()
         self._upkeep = Upkeep(self._api)
-        self._limits = Limits(max_commit_records=BATCH_MESSAGES, max_commit_bytes=16 * 2**20, max_record_bytes=500_000)
+        self._limits = Limits(
+            max_commit_records=BATCH_MESSAGES,
+            max_packed_records=PACKED_RECORDS,
+            max_commit_bytes=16 * 2**20,
+            max_record_bytes=500_000,
+        )
 
     @property
     def capabilities(self) -> Capabilities:

@@ -79,7 +79,8 @@ class Task:
         self._identities = dict(identities or {})
         self._prefixes = assign_prefixes(store.state, subtopology.states)
         self.states: dict[str, State] = {name: self._open(spec, store) for name, spec in subtopology.states.items()}
-        self.outputs = Outputs(plan.limits)
+        internal = {spec.name for node in subtopology.nodes for spec in node.writes if spec.kind != "user"}
+        self.outputs = Outputs(plan.limits, internal)
         self.failures = Failures(self.outputs, self.id)
         self.context = TaskContext(
             self.id,
