@@ -95,6 +95,7 @@ class JetStreamReader:
             found: list[Fetched] = []
             for at in partitions:
                 each = self._partitions[at]
+                await self._check_gap(each, max_records)
                 batch = self._take(each, max_records) if each.manifest is None else await self._take_snapshot(each)
                 if batch is not None:
                     found.append(batch)
@@ -254,6 +255,27 @@ class JetStreamReader:
             return
         else:
             each.broken = message.head.split(b"\r\n")[0].decode(errors="replace")
+
+    async def _check_gap(self, each: _Partition, max_records: int) -> None:
+        """Raise PositionLost where retention has removed what was yet to be read: the server passes over it in silence.
+
+        Where a topic has more than one partition a gap mostly holds records of the others; one that lies below the
+        first record that the stream still has may have held ours.
+        """
+        if each.place is None or each.place.packed or not each.waiting:
+            return
+        before = max(each.position, 1)
+        for seq, _, _ in each.waiting[:max_records]:
+            if seq > before:
+                break
+            before = seq + 1
+        else:
+            return
+        stream = await self._api.stream(each.place.stream)
+        first = stream["state"]["first_seq"] if stream is not None else 0
+        if before < first:
+            topic, number = each.at
+            raise PositionLost(topic=topic, partition=number, position=before, first=first)
 
     def _take(self, each: _Partition, max_records: int) -> Fetched | None:
         if not each.waiting or each.place is None:

@@ -9,13 +9,14 @@ from contextlib import asynccontextmanager
 import pytest
 
 from streams.connectors.jetstream import compaction, writer
+from streams.connectors.jetstream import reader as reading
 from streams.connectors.jetstream.api import Api
 from streams.connectors.jetstream.compaction import Policy
 from streams.connectors.jetstream.log import JetStreamLog
 from streams.connectors.jetstream.names import app_stream, log_subject, pos_subject, snapshot_subject, spill_subject
 from streams.core.log import Append, Commit, TopicSpec
 from streams.core.record import START, Records, TopicPartition
-from streams.errors import ConfigurationError, LogCorrupt, LogUnavailable
+from streams.errors import ConfigurationError, LogCorrupt, LogUnavailable, PositionLost
 from streams.testing.log_scenarios import append, entries_of, fetch, numbered, records, task_ref, values_of
 from tests.brokers.nats.server import NatsServer
 
@@ -333,3 +334,32 @@ def test_workers_that_start_at_once_make_one_topic_of_each_name(nats: NatsServer
             assert known[0] == known[1] == known[2]
 
     asyncio.run(run())
+
+
+def test_a_reader_that_retention_overtakes_says_so_and_passes_over_nothing(
+    nats: NatsServer, group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "PULL_RECORDS", 2)
+
+    async def scene(log: JetStreamLog) -> None:
+        await log.create_topics([TopicSpec(group, retention_bytes=20_000)])
+        at = TopicPartition(group, 0)
+        await log.append([append(at, b"0")])
+        reader = log.reader({at: START})
+        await fetch(reader, at)  # what follows has room for two messages
+        for number in range(1, 50):
+            await log.append([append(at, b"%d" % number + bytes(2000))])
+        seen = 0
+
+        async def read_on() -> None:
+            nonlocal seen
+            while True:
+                seen += sum(map(len, await fetch(reader, at)))
+
+        with pytest.raises(PositionLost) as lost:
+            await read_on()
+        assert lost.value.position == 2 + seen
+        assert lost.value.first == (await log.bounds([at]))[at].start.offset()
+        await reader.close()
+
+    play(scene, nats.url)
