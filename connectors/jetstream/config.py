@@ -31,6 +31,7 @@ class NatsConfig:
     servers: URLs to try; any one that answers will do.  replicas: of the streams that are made here.
     session_timeout_ms: a worker that isn't heard of for so long loses its tasks; whole seconds, at least one.
     request_timeout_ms: for how long an answer is waited for.
+    compaction_min_bytes: how much of a changelog has to be new before it is worth a pass of compaction.
     creds_file, nkey_file: who we are, in place of user and password.  tls, ca_file, cert_file, key_file: encryption.
     """
 
@@ -41,6 +42,7 @@ class NatsConfig:
     replicas: int = 1
     session_timeout_ms: int = 6_000
     request_timeout_ms: int = 5_000
+    compaction_min_bytes: int = 8 * 2**20
     creds_file: str = ""
     nkey_file: str = ""
     tls: bool = False
@@ -73,7 +75,12 @@ class NatsConfig:
         return found
 
 
-_NUMBERS = {"replicas": (1, 5), "session_timeout_ms": (1000, 3_600_000), "request_timeout_ms": (100, 3_600_000)}
+_NUMBERS = {
+    "replicas": (1, 5),
+    "session_timeout_ms": (1000, 3_600_000),
+    "request_timeout_ms": (100, 3_600_000),
+    "compaction_min_bytes": (1, 2**40),
+}
 _TEXTS = ("creds_file", "nkey_file", "ca_file", "cert_file", "key_file")
 
 

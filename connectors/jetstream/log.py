@@ -52,13 +52,13 @@ class JetStreamLog:
         self._api = Api(self._connection)
         self._topics = Topics(self._api, replicas=config.replicas)
         self._identity = ""
-        self._policy = compaction or Policy()
+        self._policy = compaction or Policy(config.compaction_min_bytes)
         self._session_s = -(-config.session_timeout_ms // 1000)
         self._totals: Totals = {}
         self._compacted: dict[TopicPartition, int] = {}
         self._pass: tuple[TopicPartition, AsyncGenerator[None, None]] | None = None
         self._tasks: set[TaskRef] = set()
-        self._upkeep = Upkeep(self._api)
+        self._upkeep = Upkeep(self._api, self._topics)
         self._limits = Limits(
             max_commit_records=BATCH_MESSAGES,
             max_packed_records=PACKED_RECORDS,
@@ -128,7 +128,7 @@ class JetStreamLog:
 
     async def maintain(self, now_ms: int) -> None:
         """Retention is the server's business; compaction of what is written here, and upkeep, are ours."""
-        await self._upkeep.run(self._tasks, self._topics.sources, now_ms)
+        await self._upkeep.run(self._tasks, now_ms)
         loop = asyncio.get_running_loop()
         until = loop.time() + MAINTAIN_S
         waiting = [at for at in self._totals if self._pass is None or at != self._pass[0]]

@@ -247,7 +247,12 @@ class Topics:
         """Remove topics with all their records."""
         for name, info in (await self.infos(names)).items():
             if info.spec.kind == "user":
+                config = ((await self._api.stream(token(name))) or {}).get("config", {})
                 await self._api.call(f"STREAM.DELETE.{token(name)}")
+                for source in config.get("sources") or ():
+                    # Else a topic of that name that is created anew would take in what was meant for this one.
+                    for taken in source.get("subject_transforms") or ():
+                        await self._api.purge(source["name"], taken["src"])
             else:
                 stream = await self.ensure_app(info.spec.owner)
                 await self._api.purge(stream, snapshot_subject(info.spec.owner, name, ">"))

@@ -60,7 +60,14 @@ class Pipeline:
     async def _connected(self) -> tuple[Client, JetStreamContext]:
         servers = list(parse_url(self.url).servers)
         client = await nats.connect(servers, max_reconnect_attempts=100, reconnect_time_wait=1)
-        return client, client.jetstream(timeout=10)
+        stream = client.jetstream(timeout=10)
+        async with asyncio.timeout(PATIENCE_S):
+            while True:  # a server that is back takes connections before it has its streams, or they their leaders
+                try:
+                    await stream.stream_info("events")
+                    return client, stream
+                except nats.errors.Error:
+                    await asyncio.sleep(0.05)
 
     def send(self, count: int) -> None:
         more = list(islice(self._events, count))
@@ -97,7 +104,7 @@ class Pipeline:
     # ── the verdict ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def look(self) -> int:
-        """Read what has come since the last time; how many results there are.  While servers are away: what was read."""
+        """Read what has come since the last time; how many results there are.  Servers may be away."""
         with suppress(nats.errors.Error, OSError, TimeoutError):
             asyncio.run(self._look())
         return sum(map(len, self.found.values()))

@@ -12,17 +12,18 @@ from tests.guarantees.kafka.fleet import Fleet, paused, some_time
 
 KILLS = 6
 BACKLOG = 3_000
+EAGER = "compaction_min_bytes=20000"
 
 
 def fleet_of(server: NatsServer, folder: Path) -> Fleet:
-    return Fleet(APP, "", folder, env=PACE, log=f"{server.url}?session_timeout_ms=2000")
+    return Fleet(APP, "", folder, env=PACE, log=f"{server.url}?session_timeout_ms=2000&{EAGER}")
 
 
 def test_every_result_is_there_exactly_once_when_leaders_of_three_servers_are_killed(
     tmp_path: Path, chance: random.Random
 ) -> None:
     with NatsCluster(tmp_path / "servers") as cluster:
-        url = f"{cluster.url}?replicas=3&session_timeout_ms=3000"
+        url = f"{cluster.url}?replicas=3&session_timeout_ms=3000&{EAGER}"
         pipeline = Pipeline(url, chance)
         with Fleet(APP, "", tmp_path, env=PACE, log=url) as fleet:
             fleet.start_all(2)

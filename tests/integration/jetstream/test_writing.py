@@ -363,3 +363,34 @@ def test_a_reader_that_retention_overtakes_says_so_and_passes_over_nothing(
         await reader.close()
 
     play(scene, nats.url)
+
+
+def test_a_topic_that_is_created_anew_takes_in_nothing_of_the_old_one(nats: NatsServer, group: str) -> None:
+    async def scene(log: JetStreamLog) -> None:
+        first, *_ = await topics_of(log, group)
+        owner = await log.fence(task_ref(1, group))
+        await owner.commit(Commit(b"1", [append(first, b"old")]))
+        assert await values_of(log, first) == [b"old"]
+        await log.delete_topics([first.topic])
+        await topics_of(log, group)
+        await owner.commit(Commit(b"2", [append(first, b"new")]))
+        assert await values_of(log, first) == [b"new"]
+
+    play(scene, nats.url)
+
+
+def test_a_topic_that_was_cut_off_from_its_app_is_mended_and_gets_what_it_missed(nats: NatsServer, group: str) -> None:
+    async def scene(log: JetStreamLog) -> None:
+        first, *_ = await topics_of(log, group)
+        owner = await log.fence(task_ref(1, group))
+        await owner.commit(Commit(b"1", [append(first, b"1")]))
+        assert await values_of(log, first) == [b"1"]
+        name = first.topic.replace(".", "=2E")
+        config = (await log._api.call(f"STREAM.INFO.{name}"))["config"]
+        await log._api.call(f"STREAM.UPDATE.{name}", {**config, "sources": []})
+        await owner.commit(Commit(b"2", [append(first, b"2")]))
+        await log.maintain(NOW_MS)
+        await owner.commit(Commit(b"3", [append(first, b"3")]))
+        assert await values_of(log, first) == [b"1", b"2", b"3"]
+
+    play(scene, nats.url)
