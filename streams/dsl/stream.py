@@ -24,7 +24,7 @@ from streams.dsl.naming import check_partitions, check_plain, function_label
 from streams.dsl.processed import ProcessDecorator
 from streams.dsl.table import Table
 from streams.dsl.topic import Topic
-from streams.dsl.types import Unknown, returned_type, writable_codec
+from streams.dsl.types import Kind, Unknown, returned_type, writable_codec
 from streams.dsl.view import View
 from streams.errors import ConfigurationError, TopologyError
 from streams.operators.aggregate import Aggregate
@@ -95,7 +95,7 @@ class Stream(Generic[K, V]):
 
     @overload
     def key_by(
-        self, fn: Callable[[V], K2], *, key: type[K2], value: Any = ..., partitions: int | None = ..., name: str = ...
+        self, fn: Callable[[V], K2], *, key: Kind[K2], value: Any = ..., partitions: int | None = ..., name: str = ...
     ) -> Stream[K2, V]: ...
     @overload
     def key_by(

@@ -21,7 +21,7 @@ import msgspec
 from streams.core.batch import Batch, Origin
 from streams.core.context import Ambient, ambient
 from streams.core.mapping import describe_failure
-from streams.errors import AgentStuck, ConfigurationError
+from streams.errors import AgentStuck, ConfigurationError, RetryableError
 from streams.operators.agent import REQUEST_HEADER, AgentWork, Reply, Request, decode_request
 
 logger = logging.getLogger("streams")
@@ -270,7 +270,8 @@ class _Lane:
         del self.made[self._kept :]
         del self.made_by[self._kept :]
         request = self._requests[index] if self._requests is not None else None
-        if request is not None and request.reply_to:
+        # An outage is no answer: it would be remembered, and told again to who asks again.
+        if request is not None and request.reply_to and not isinstance(error, RetryableError):
             self.answers.append((request, Reply([], describe_failure(error))))
         else:
             self._meet_policy(batch, index, error)

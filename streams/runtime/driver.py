@@ -33,13 +33,13 @@ from streams.errors import (
     AgentStuck,
     CommitUnknown,
     ConfigurationError,
-    DataError,
     Fenced,
     LogUnavailable,
     PositionLost,
     RetryableError,
     ServiceUnavailable,
     StoreCorrupt,
+    TopicRecreated,
 )
 from streams.operators.agent import AgentWork
 from streams.runtime.agents import AgentRunner
@@ -258,22 +258,22 @@ class Driver:
             positions = {each.partition: each.position for each in task.inputs}
             reader = self._reader = open_reader(services.foreign, services.log, positions)
             await self._work(task, reader)
-        except PositionLost as error:
+        except (PositionLost, TopicRecreated) as error:
             await self._check_owner(error)
             raise
         finally:
             await self._let_go(reader, store)
 
-    async def _check_owner(self, error: PositionLost) -> None:
-        """Raise Fenced when another owner has committed since: then it was its progress that freed the records."""
+    async def _check_owner(self, error: PositionLost | TopicRecreated) -> None:
+        """Raise Fenced when another owner has committed since: then what was found is its doing, and right."""
         if await self._services.log.checkpoint(self._ref) != self._stored:
-            raise Fenced(f"another owner has claimed the task and freed what it has read ({error})") from error
+            raise Fenced(f"another owner has claimed the task and gone on with it ({error})") from error
 
     async def _check_new(self, changelogs: Sequence[TopicPartition]) -> None:
-        """Raise DataError when a task that never ran has state: its positions were lost, and it would count twice."""
+        """Raise TopicRecreated when a task that never ran has state: without its positions it would count twice."""
         for at, bounds in (await self._services.log.bounds(changelogs)).items():
             if not bounds.start.reached(bounds.end):
-                raise DataError(
+                raise TopicRecreated(
                     f"{at} holds state of task {self.id}, whose checkpoint isn't on {self._services.log.url} any more; "
                     f"bring it back, or start the app over with `streams reset`"
                 )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from streams.core.context import Ambient, ambient
 from streams.core.log import Append
 from streams.core.record import Records, TopicPartition
-from streams.errors import AgentFailed, AskCycle, AskTimeout
+from streams.errors import AgentFailed, AskCycle, AskTimeout, LogUnavailable
 from streams.operators.agent import REQUEST_HEADER, Reply, Request, encode_request
 from streams.runtime.replies import Replies
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from streams.core.log import Log, TopicSpec
     from streams.dsl.agent import Agent
     from streams.runtime.clock import Clock
+
+
+LEFT = "this worker stops before the answer came; it is asked for again"
 
 
 class Requests:
@@ -34,6 +37,7 @@ class Requests:
         self._log = log
         self._clock = clock
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
+        self._leaving = False
         self._replies = Replies(log, clock, replies, self.worker_id, self._hear) if replies is not None else None
 
     async def ask(self, agent: Agent[Any, Any], key: bytes, value: bytes, timeout_ms: int) -> Any:
@@ -53,6 +57,8 @@ class Requests:
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[identity] = future
         try:
+            if self._leaving:
+                raise LogUnavailable(LEFT)
             if self._replies is not None:
                 await self._replies.listen()
             await self._send(agent, partition, key, value, Request(identity, self.worker_id, chain))
@@ -92,6 +98,13 @@ class Requests:
         future = self._waiting.get(request_id)
         if future is not None and not future.done():  # nobody may wait any more, or it was sent twice
             future.set_result(reply)
+
+    def leave(self) -> None:
+        """Tell everybody who waits, now or later, that this worker stops: who would answer may have stopped before."""
+        self._leaving = True
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(LogUnavailable(LEFT))
 
     async def close(self) -> None:
         """Called when every task has been released: what they answered last is still sent."""

@@ -54,6 +54,8 @@ logger = logging.getLogger("streams")
 
 HOUSEKEEPING_S = 5.0
 ASSIGNMENTS = "assignments"
+ANSWERS_S = 1.0
+"""How long agents of a worker that stops go on waiting for answers, some of which nobody gives any more."""
 
 
 class StuckTask(StreamsError):
@@ -372,7 +374,10 @@ class Worker:
         for name in self._running:
             self._stop(name)
         if self._running:
-            _, slow = await asyncio.wait(self._running.values(), timeout=self._shutdown_timeout_s)
+            _, slow = await asyncio.wait(self._running.values(), timeout=min(ANSWERS_S, self._shutdown_timeout_s))
+            if slow:
+                self._requests.leave()
+                _, slow = await asyncio.wait(slow, timeout=max(0.0, self._shutdown_timeout_s - ANSWERS_S))
             for task in slow:
                 logger.warning(
                     "%s didn't stop within %g s; its work since the last commit is left to be done again",

@@ -183,8 +183,8 @@ NOW_MS = 1_000 * DAY_MS
 WEEK_MS = 7 * DAY_MS
 
 
-def aged(as_of_ms: int, **stands: int) -> StoreState:
-    return msgspec.structs.replace(store(**stands), as_of_ms=as_of_ms)
+def aged(as_of_ms: int, *, t: int) -> StoreState:
+    return msgspec.structs.replace(store(t=t), as_of_ms=as_of_ms)
 
 
 def test_a_store_older_than_half_of_what_the_log_keeps_deletes_for_is_rebuilt() -> None:

@@ -18,6 +18,7 @@ from streams.errors import (
     AskCycle,
     AskTimeout,
     ConfigurationError,
+    LogUnavailable,
     RecordFailed,
     StreamsError,
     TopologyError,
@@ -573,3 +574,21 @@ def test_an_agent_that_writes_another_task_s_key_is_told_which_and_what_is_missi
         pytest.raises(WrongPartition, match=r"table t: the key 'x-\d+' belongs to another task.*key_by"),
     ):
         t.send("in", "x", key="k")
+
+
+def test_an_outage_is_no_answer_the_request_is_handled_again_once_it_is_over() -> None:
+    app = App("a")
+    outages = [LogUnavailable("the table's task moves"), LogUnavailable("and moves")]
+    counts = app.table("counts", value=int, default=int)
+
+    @app.agent(app.stream("events", value=str).key_by(str))
+    async def look(events: AsyncIterator[str]) -> Events:
+        async for event in events:
+            counts[event] += 1
+            if outages:
+                raise outages.pop()
+            yield counts[event]
+
+    with TestDriver(app) as t:
+        assert t.run(look.ask("x")) == 1, "answered once it can be, with what was undone not counted"
+        assert outages == []

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any
 
+import pytest
+
 from streams import App
 from streams.connectors.memory.log import MemoryLog
 from streams.core.log import Append
@@ -90,6 +92,27 @@ def test_a_task_that_waits_for_another_one_to_let_go_doesnt_keep_that_one_from_m
         await log.close()
 
     asyncio.run(scenario())
+
+
+def test_a_worker_that_stops_doesnt_wait_for_an_answer_that_nobody_gives(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        log, place = MemoryLog(), Place()
+        await log.open()
+        worker = Worker(shop(), log, MemoryStores(), SystemClock(), membership=place, shutdown_timeout_s=600)
+        async with asyncio.timeout(60), worker.working():
+            asks = [task for task in worker.blueprint.tasks if "orders" in task]
+            place.tell(*asks)
+            await place.until(lambda: bool(place.held) and place.held[-1] == set(asks))
+            await order(log, 1)
+            inbox = TopicPartition("shop.add.inbox", 0)
+            while (await log.bounds([inbox]))[inbox].end.offset() == 0:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        worker.check()
+        await log.close()
+
+    asyncio.run(scenario())
+    assert "this worker stops before the answer came" in caplog.text
+    assert "didn't stop" not in caplog.text
 
 
 def test_a_task_that_is_given_back_while_it_lets_go_starts_again_once_it_has_ended() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.brokers.kafka.broker import KafkaBroker
 from tests.guarantees.kafka.fleet import Fleet, paused, some_time
 from tests.guarantees.kafka.pipeline import APP, PACE, Pipeline
+from tests.guarantees.kafka.verifier import members
 
 BACKLOG = 3_000
 PAUSES = 3
@@ -27,9 +28,13 @@ def test_a_worker_that_slept_while_its_tasks_moved_writes_nothing_and_then_joins
             fleet.until(lambda: pipeline.done() > came_to, "the workers to come forward")  # noqa: B023
             fleet.until(some_time(chance, 0.0, 0.3), "the moment to pause")
             with paused(zombie):
-                pipeline.top_up(BACKLOG)
-                # Everything can only be done once all tasks have moved to the other worker.
+                fleet.until(
+                    lambda: members(kafka_own.bootstrap, "pipeline") == 1, "the session of the one that sleeps to end"
+                )
+                came_to = pipeline.verifier.look().total()
+                pipeline.send(BACKLOG)
                 fleet.until(lambda: pipeline.left() == 0, f"{other} to take over from the one that sleeps")
+                fleet.until(lambda: pipeline.verifier.look().total() > came_to, "results of its tasks")  # noqa: B023
                 pipeline.send(BACKLOG)
             fleet.until(lambda: "this worker is out" in zombie.said, f"{zombie} to notice")  # noqa: B023
             fleet.until(lambda: pipeline.left() == 0, "the rest")

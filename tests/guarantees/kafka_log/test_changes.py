@@ -96,7 +96,6 @@ CHANGES: dict[str, tuple[Callable[[Cluster], None], str]] = {
         lambda cluster: cluster.delete(cluster.lines),
         "the topic is not the one that the position was taken from",
     ),
-    "recreated, empty": (lambda cluster: recreated(cluster, 0), "the topic is not the one that the position was taken"),
     "recreated, with fewer": (lambda cluster: recreated(cluster, 3), "the topic is not the one that the position was"),
     "recreated, with more": (lambda cluster: recreated(cluster, 50), "the topic is not the one that the position was"),
     "more partitions": (lambda cluster: cluster.grow(), "the tasks of APP.APP.lines were 1 and would be 3"),

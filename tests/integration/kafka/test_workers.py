@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -245,11 +246,15 @@ def test_a_named_worker_that_was_killed_is_back_at_its_tasks_before_anybody_else
 # ── reads ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def two_of_each(desk: Desk, address: str) -> bool:
+    return all(desk.get(address, f"/tables/sums/{name}") == (200, 2) for name in NAMES)
+
+
 def test_any_worker_answers_for_any_key_and_any_row(desk: Desk) -> None:
     first, second = desk.two()
     desk.send("adds", *NAMES, *NAMES)
     for address in (first, second):
-        desk.until(lambda at=address: all(desk.get(at, f"/tables/sums/{name}") == (200, 2) for name in NAMES))
+        desk.until(partial(two_of_each, desk, address))
         assert desk.get(address, "/tables/sums/nobody")[0] == 404
         page = desk.get(address, "/tables/sums?limit=10")[1]
         assert [row["key"] for row in page["rows"]] == sorted(NAMES)[:10]
