@@ -40,6 +40,7 @@ MIN_VERSION = (2, 12)
 BATCH_MESSAGES = 900
 PACKED_RECORDS = 20_000
 MAINTAIN_S = 0.3
+LOOK_AGAIN_MS = 600_000
 
 
 class JetStreamLog:
@@ -55,7 +56,7 @@ class JetStreamLog:
         self._policy = compaction or Policy(config.compaction_min_bytes)
         self._session_s = -(-config.session_timeout_ms // 1000)
         self._totals: Totals = {}
-        self._compacted: dict[TopicPartition, int] = {}
+        self._looked: dict[TopicPartition, tuple[int, int]] = {}
         self._pass: tuple[TopicPartition, AsyncGenerator[None, None]] | None = None
         self._tasks: set[TaskRef] = set()
         self._upkeep = Upkeep(self._api, self._topics)
@@ -131,12 +132,13 @@ class JetStreamLog:
         await self._upkeep.run(self._tasks, now_ms)
         loop = asyncio.get_running_loop()
         until = loop.time() + MAINTAIN_S
-        waiting = [at for at in self._totals if self._pass is None or at != self._pass[0]]
+        waiting = [at for at in self._totals if (self._pass is None or at != self._pass[0]) and self._worth(at, now_ms)]
         while loop.time() < until:
             if self._pass is None:
                 if not waiting:
                     return
                 at = waiting.pop(0)
+                self._looked[at] = self._totals[at], now_ms
                 self._pass = at, compact(self._api, self._topics, at, now_ms, self._policy)
             try:
                 await anext(self._pass[1])
@@ -145,6 +147,12 @@ class JetStreamLog:
             except (LogUnavailable, PositionLost):
                 self._pass = None
                 raise
+
+    def _worth(self, at: TopicPartition, now_ms: int) -> bool:
+        """Whether to ask the server if a pass is due: enough was written since then, or it is long ago."""
+        total, looked_ms = self._looked.get(at, (-self._policy.min_bytes, 0))
+        grown = self._totals[at] - total
+        return grown >= max(1, self._policy.min_bytes // 8) or now_ms - looked_ms >= LOOK_AGAIN_MS
 
     def compaction_floor(self, partition: TopicPartition) -> Position:
         return Position.at(self._topics.floors.get(partition, 0))
