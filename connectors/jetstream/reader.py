@@ -41,6 +41,7 @@ EXPIRES_S = 30.0
 HEARTBEAT_S = 1.0
 SILENCE_S = 4.0
 """Without a heartbeat for so long, the consumer is taken to be gone with its server."""
+LOOK_S = 10.0
 INACTIVE_S = 60.0
 OVERTAKEN = "compaction was quicker"
 
@@ -62,6 +63,7 @@ class _Partition:
     expected: int = 1
     asked: int = 0
     heard_at: float = 0.0
+    looked_at: float = 0.0
     broken: str = ""
     end: int | None = None
     seen: int = 0
@@ -96,6 +98,10 @@ class JetStreamReader:
             for at in partitions:
                 each = self._partitions[at]
                 await self._check_gap(each, max_records)
+                skipped = await self._keep_up(each)
+                if skipped is not None:
+                    found.append(skipped)
+                    continue
                 batch = self._take(each, max_records) if each.manifest is None else await self._take_snapshot(each)
                 if batch is not None:
                     found.append(batch)
@@ -276,6 +282,27 @@ class JetStreamReader:
         if before < first:
             topic, number = each.at
             raise PositionLost(topic=topic, partition=number, position=before, first=first)
+
+    async def _keep_up(self, each: _Partition) -> Fetched | None:
+        """Move the position of a partition that gets nothing along with the first record that the stream still has.
+
+        Other partitions of the topic move that on.  Were the position left behind, whoever opens the partition next
+        would have to take it that records were removed unread.
+        """
+        place, now = each.place, asyncio.get_running_loop().time()
+        if place is None or place.packed or each.subscription is None or each.broken or each.waiting:
+            return None
+        if not each.asked or now - each.heard_at > SILENCE_S or now < each.looked_at + LOOK_S:
+            return None
+        each.looked_at = now
+        stream = await self._api.stream(place.stream)
+        first = stream["state"]["first_seq"] if stream is not None else 0
+        if first <= max(each.position, 1):
+            return None
+        if await self._api.message(place.stream, last_by_subj=place.subject) is not None or each.waiting:
+            return None
+        each.position, each.end = first, max(each.end or 0, first)
+        return Fetched(each.at, [], Records(), first)
 
     def _take(self, each: _Partition, max_records: int) -> Fetched | None:
         if not each.waiting or each.place is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -394,3 +394,38 @@ def test_a_topic_that_was_cut_off_from_its_app_is_mended_and_gets_what_it_missed
         assert await values_of(log, first) == [b"1", b"2", b"3"]
 
     play(scene, nats.url)
+
+
+def test_the_position_in_a_partition_that_gets_nothing_is_not_left_behind_by_retention(
+    nats_own: NatsServer, group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "LOOK_S", 0.0)
+
+    async def scene(log: JetStreamLog) -> None:
+        await log.create_topics([TopicSpec(group, partitions=2, retention_bytes=20_000)])
+        quiet, busy = TopicPartition(group, 0), TopicPartition(group, 1)
+        await log.append([append(quiet, b"0")])
+        reader = log.reader({quiet: START})
+        position = START
+        for batch in await fetch(reader, quiet):
+            position = position.advanced(0, batch.next_offset)
+        for number in range(50):
+            await log.append([append(busy, b"%d" % number + bytes(2000))])
+        start = (await log.bounds([quiet]))[quiet].start
+        assert not position.reached(start)
+        while not position.reached(start):
+            for batch in await fetch(reader, quiet):
+                assert len(batch) == 0
+                position = position.advanced(0, batch.next_offset)
+        await log.append([append(quiet, b"1")])
+        nats_own.kill()  # with it the consumer of the reader: it is made anew, at its position
+        nats_own.start()
+        seen: list[bytes | None] = []
+        while not seen:
+            with suppress(LogUnavailable):
+                for batch in await fetch(reader, quiet):
+                    seen.extend(batch.records.values)
+        assert seen == [b"1"]
+        await reader.close()
+
+    play(scene, nats_own.url)
