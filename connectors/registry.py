@@ -40,7 +40,18 @@ def _kafka(url: str) -> Log:
     return KafkaLog(url)
 
 
-OWN: dict[str, Callable[[str], Log]] = {"embedded": _embedded, "memory": _memory, "kafka": _kafka}
+def _nats(url: str) -> Log:
+    try:
+        from streams.connectors.jetstream.log import JetStreamLog
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"a log on NATS JetStream: needs packages that aren't installed ({error.name}); install them with "
+            f"pip install 'streams-log[nats]'"
+        ) from error
+    return JetStreamLog(url)
+
+
+OWN: dict[str, Callable[[str], Log]] = {"embedded": _embedded, "memory": _memory, "kafka": _kafka, "nats": _nats}
 
 
 def open_log(url: str) -> Log:
@@ -52,5 +63,5 @@ def open_log(url: str) -> Log:
         return cast(Log, found.load()(url))
     raise ConfigurationError(
         f"log {without_secrets(url)!r}: nothing is known about {scheme!r}; use embedded:<folder>, as in "
-        f"--log embedded:./data, or kafka://<host>:<port>"
+        f"--log embedded:./data, or kafka://<host>:<port>, or nats://<host>:<port>"
     )

@@ -64,8 +64,10 @@ class Capabilities:
 class Limits:
     """The largest writes that a log takes.  The runtime commits earlier rather than meet one of the first two.
 
-    max_commit_records: records of user topics in one commit (internal ones go packed and count as one each).  What a
-    single record expands to may still be above it; the log packs it into blocks then.
+    max_commit_records: records of topics in one commit.  What a single record expands to may still be above it; the log
+    packs it into blocks then.
+    max_packed_records: on a log where only records of users' topics count towards the former, and internal ones go
+    packed: how many of these.  None: they count as the others do.
     max_commit_bytes: bytes of keys and values in one commit.
     max_record_bytes: bytes of one record's key, value and headers.
     tombstones_kept_ms: for how long a compacted topic keeps deletes, on a log that can't tell up to which position they
@@ -73,6 +75,7 @@ class Limits:
     """
 
     max_commit_records: int = 200_000
+    max_packed_records: int | None = None
     max_commit_bytes: int = 64 * 2**20
     max_record_bytes: int = 16 * 2**20
     tombstones_kept_ms: int | None = None

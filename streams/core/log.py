@@ -37,6 +37,7 @@ class TopicSpec:
     timestamps: "create" keeps those that records are sent with, "append" puts the time of their arrival in their place.
     config: (name, value) settings that only the log itself understands; others pass them over.
     location: URL of the foreign log that holds it; "" for the app's own.
+    owner: of internal kinds, the app that writes and reads it; a log that keeps each app apart goes by it.
     """
 
     name: str
@@ -48,6 +49,7 @@ class TopicSpec:
     location: str = ""
     timestamps: Literal["create", "append"] = "create"
     config: tuple[tuple[str, str], ...] = ()
+    owner: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,9 @@ class TaskWriter(Protocol):
         ...
 
     async def commit(self, commit: Commit) -> Positions:
-        """Make ``commit`` true as one.  Returns, for each partition written, the position after its last record.
+        """Make ``commit`` true as one.  Returns, for each partition of an internal topic that was written, the position
+        after its last record; for one of a user's topic where the log knows it by then (JetStream's streams take their
+        records in from the app's, in a moment; ``bounds`` waits for that).
 
         After it returns the commit survives what ``Capabilities.durable`` says.  Raises ``Fenced`` and
         ``LogUnavailable`` (nothing was stored), ``CommitUnknown`` (may or may not have been: close this writer,
@@ -216,7 +220,9 @@ class Log(Source, Protocol):
         ...
 
     def compaction_floor(self, partition: TopicPartition) -> Position:
-        """Below this position tombstones may be gone: a store older than it must be rebuilt, not resumed."""
+        """Below this position tombstones may be gone: a store older than it must be rebuilt, not resumed.
+
+        Without I/O: as it was when ``bounds`` were asked for, or when a reader of the partition last looked."""
         ...
 
     def partition_for(self, key: bytes, partitions: int) -> int:

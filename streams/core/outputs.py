@@ -5,7 +5,7 @@ What must live here: collecting, counting and size checks.  What must not: encod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from streams.core.capability import Limits
 from streams.core.log import Append
@@ -27,10 +27,13 @@ class RecordTooLarge(ValueError):
 
 
 class Outputs:
-    """The outputs of one slice."""
+    """The outputs of one slice.  internal: topics whose records go packed, on a log that has a limit of its own for
+    them."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, internal: Collection[str] = ()) -> None:
         self._limits = limits
+        self._internal = frozenset(internal) if limits.max_packed_records is not None else frozenset[str]()
+        self._packed = 0
         # The rest of a commit is for changelogs: what a window of small results closes with is as large as they are.
         self._bytes_max = max(1, limits.max_commit_bytes // 2)
         self._columns: dict[TopicPartition, Records] = {}
@@ -78,17 +81,26 @@ class Outputs:
         else:
             known.extend(records)
         self.count += len(values)
+        if partition.topic in self._internal:
+            self._packed += len(values)
         self.size_bytes += size_bytes
 
     @property
     def room(self) -> int:
         """How many more records this slice may produce; at least one, so that a slice always gets on."""
         fit = (self._bytes_max - self.size_bytes) // self._record_bytes
-        return max(1, min(self._limits.max_commit_records - self.count, fit))
+        return max(1, min(self._left, fit))
+
+    @property
+    def _left(self) -> int:
+        left = self._limits.max_commit_records - self.count + self._packed
+        if self._limits.max_packed_records is None:
+            return left
+        return min(left, self._limits.max_packed_records - self._packed)
 
     @property
     def full(self) -> bool:
-        return self.count >= self._limits.max_commit_records or self.size_bytes >= self._bytes_max
+        return self._left <= 0 or self.size_bytes >= self._bytes_max
 
     def take(self) -> list[Append]:
         """Everything collected, in order of first use, and start anew."""
@@ -96,7 +108,7 @@ class Outputs:
             self._record_bytes = max(64, self.size_bytes // self.count, self._record_bytes // 2)
         taken = [Append(partition, records) for partition, records in self._columns.items()]
         self._columns = {}
-        self.count = 0
+        self.count = self._packed = 0
         self.size_bytes = 0
         return taken
 

@@ -79,7 +79,8 @@ class Task:
         self._identities = dict(identities or {})
         self._prefixes = assign_prefixes(store.state, subtopology.states)
         self.states: dict[str, State] = {name: self._open(spec, store) for name, spec in subtopology.states.items()}
-        self.outputs = Outputs(plan.limits)
+        internal = {spec.name for node in subtopology.nodes for spec in node.writes if spec.kind != "user"}
+        self.outputs = Outputs(plan.limits, internal)
         self.failures = Failures(self.outputs, self.id)
         self.context = TaskContext(
             self.id,
@@ -97,9 +98,10 @@ class Task:
         self.must_commit = False
         self.dirty = False
         self.records_in = 0
-        self._piece_records = 1 if needs_record_order(subtopology.nodes) else plan.piece_records
+        largest = max(1, min(plan.piece_records, plan.limits.max_commit_records))
+        self._piece_records = 1 if needs_record_order(subtopology.nodes) else largest
         self._requests_first = True
-        self._piece_rows = min(16, self._piece_records)  # it doubles: what the first records expand to isn't known yet
+        self._piece_rows = 1  # it doubles: what the first records expand to isn't known yet
         self._spread = 1.0
         self._weighed = False
         self._change_bytes = GUESSED_CHANGE_BYTES

@@ -85,6 +85,7 @@ def draw_blueprint(
             stores[state.name] = StoreRecord(each.name, state.fingerprint, state.schema)
             name = changelog_topic(app, state.name)
             topics[name] = TopicSpec(name, each.partitions, "changelog", compact=True)
+    topics = {name: spec if spec.kind == "user" else replace(spec, owner=app) for name, spec in topics.items()}
     record = TopologyRecord(
         app=app,
         version=version,

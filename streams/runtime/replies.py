@@ -48,7 +48,7 @@ _decode = msgspec.msgpack.Decoder(Reply).decode
 
 def replies_topic(app: str) -> TopicSpec:
     """The topic of an app's replies."""
-    return TopicSpec(f"{app}.replies", PARTITIONS, "repartition", retention_ms=RETENTION_MS)
+    return TopicSpec(f"{app}.replies", PARTITIONS, "repartition", retention_ms=RETENTION_MS, owner=app)
 
 
 def partition_of(topic: TopicSpec, worker_id: str) -> TopicPartition:

@@ -97,7 +97,9 @@ class ReadingTests(LogTests):
             await log.append([append(OTHERS, b"urgent")])
             reader = log.reader({ORDERS: START, OTHERS: START})
             seen: set[TopicPartition] = set()
-            for _ in range(2):
+            for _ in range(20):  # of the two hundred that it may take to read the full one
+                if OTHERS in seen:
+                    break
                 seen.update(batch.partition for batch in await fetch(reader, ORDERS, OTHERS, max_records=10))
             assert OTHERS in seen
             await reader.close()
@@ -268,7 +270,7 @@ class RemovingTests(LogTests):
                 await log.append([Append(COUNTS, records(*values, keys=keys))])
             before = await read_all(log, COUNTS)
             bounds = (await log.bounds([COUNTS]))[COUNTS]
-            if not await self.maintain(log, now_ms()):
+            if not await self.compact(log, now_ms()):
                 pytest.skip("the log maintains itself")
             after = await read_all(log, COUNTS)
             last = {
@@ -298,7 +300,7 @@ class RemovingTests(LogTests):
             reader = log.reader({COUNTS: START})
             first = await fetch(reader, COUNTS, max_records=3)
             reached = first[-1].next_offset
-            if not await self.maintain(log, now_ms()):
+            if not await self.compact(log, now_ms()):
                 pytest.skip("the log maintains itself")
             end = (await log.bounds([COUNTS]))[COUNTS].end
             last: dict[bytes | None, bytes | None] = {}
@@ -319,11 +321,11 @@ class RemovingTests(LogTests):
             if log.limits.tombstones_kept_ms is not None:
                 pytest.skip("this log keeps deletes for a time and can't tell up to where they are gone")
             assert log.compaction_floor(COUNTS) == Position.at(0)
-            if not await self.maintain(log, now_ms()):
+            if not await self.compact(log, now_ms()):
                 pytest.skip("the log maintains itself")
             assert await entries_of(log, COUNTS) == [(b"kept", b"2"), (b"gone", None)]
             assert log.compaction_floor(COUNTS) == Position.at(0)
-            await self.maintain(log, now_ms() + YEARS_MS)
+            await self.compact(log, now_ms() + YEARS_MS)
             assert await entries_of(log, COUNTS) == [(b"kept", b"2")]
             assert log.compaction_floor(COUNTS) == deleted, "a store that stands before the tombstone must know"
             assert (await log.bounds([COUNTS]))[COUNTS].end == deleted

@@ -69,6 +69,24 @@ def test_outputs_name_the_first_record_that_is_too_large_and_the_setting() -> No
     assert outputs.check_sizes([b"k", None], [None, b"x" * 10]) == 11
 
 
+def test_records_of_internal_topics_have_a_limit_of_their_own_where_they_go_packed() -> None:
+    outputs = Outputs(Limits(max_commit_records=3, max_packed_records=5), {"inner"})
+    inner = TopicPartition("inner", 0)
+    outputs.add(inner, [None] * 4, [b"x"] * 4, [1] * 4)
+    assert (outputs.room, outputs.full) == (1, False)
+    outputs.add(AT, [None] * 2, [b"x"] * 2, [1] * 2)
+    assert (outputs.room, outputs.full) == (1, False)
+    outputs.add(inner, [None], [b"x"], [1])
+    assert outputs.full
+    outputs.take()
+    assert (outputs.room, outputs.full) == (3, False)
+    outputs.add(AT, [None] * 3, [b"x"] * 3, [1] * 3)
+    assert outputs.full
+    everything = Outputs(Limits(max_commit_records=3), {"inner"})
+    everything.add(inner, [None] * 3, [b"x"] * 3, [1] * 3)
+    assert everything.full
+
+
 def test_outputs_tell_how_much_room_a_slice_has_and_that_it_is_never_none() -> None:
     outputs = Outputs(Limits(max_commit_records=3))
     assert (outputs.room, outputs.full) == (3, False)

@@ -34,6 +34,7 @@ HOMES = {
     "google": ("streams/registry",),
     "httpx2": ("streams/registry",),
     "hypothesis": ("streams/testing",),
+    "nats": ("connectors/jetstream",),
     "prometheus_client": ("streams/runtime",),
     "pydantic": ("streams/dsl",),
     "pydantic_core": ("streams/dsl",),

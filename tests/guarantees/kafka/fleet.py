@@ -91,7 +91,8 @@ class FleetWorker:
 class Fleet:
     """The workers of an app.  On leaving the ``with`` statement all are killed, whatever they do.
 
-    together: all in one folder, as on one machine, where each has to find stores of its own.
+    together: all in one folder, as on one machine, where each has to find stores of its own.  log: the URL of another
+    log than Kafka, in place of ``bootstrap`` and ``settings``.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Fleet:
         program: Collection[str] = ("-m", "streams"),
         env: Mapping[str, str] | None = None,
         together: bool = False,
+        log: str | None = None,
     ) -> None:
         self.directory = directory / "workers"
         self.running: dict[int, FleetWorker] = {}
@@ -112,7 +114,7 @@ class Fleet:
         self._env = dict(env or {})
         self._command = [
             *[sys.executable, *program, "worker", "-A", str(app)],
-            *["--log", f"kafka://{bootstrap}?{settings}"],
+            *["--log", log if log is not None else f"kafka://{bootstrap}?{settings}"],
         ]
 
     def __enter__(self) -> Fleet:

@@ -1,0 +1,250 @@
+"""JetStream as the log: the ``Log`` protocol on a NATS server.
+
+What must live here: the protocol.  What must not: how it is done (``writer``, ``reader``, ``topics``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from streams.connectors.jetstream.api import Api
+from streams.connectors.jetstream.chains import last_link
+from streams.connectors.jetstream.client import Connection
+from streams.connectors.jetstream.compaction import Policy, compact
+from streams.connectors.jetstream.config import parse_url
+from streams.connectors.jetstream.group import groups_config, members_of
+from streams.connectors.jetstream.membership import JetStreamMembership
+from streams.connectors.jetstream.messages import atomic_batch, blocks_of
+from streams.connectors.jetstream.reader import JetStreamReader
+from streams.connectors.jetstream.topics import Topics
+from streams.connectors.jetstream.upkeep import Upkeep
+from streams.connectors.jetstream.writer import JetStreamTaskWriter, Message, Totals, fence, last_held, rows_of
+from streams.connectors.memory.rules import check_columns, check_record_sizes, partition_for
+from streams.core.capability import Capabilities, Durability, Limits
+from streams.core.log import Append, Commit, TopicInfo, TopicSpec
+from streams.core.membership import Member, Membership, TaskRef, Wanted
+from streams.core.record import Bounds, Position, Positions, TopicPartition
+from streams.errors import CommitUnknown, ConfigurationError, LogUnavailable, PositionLost
+
+__all__ = ["JetStreamLog"]
+
+CAPABILITIES = Capabilities(
+    replayable=True, ordered=True, durable=Durability.PROCESS, transactional=True, fences=True, detects_recreation=True
+)
+MIN_VERSION = (2, 12)
+BATCH_MESSAGES = 900
+PACKED_RECORDS = 20_000
+MAINTAIN_S = 0.3
+
+
+class JetStreamLog:
+    """A log on JetStream.  Passes ``streams.testing`` LogContract."""
+
+    def __init__(self, url: str, *, compaction: Policy | None = None) -> None:
+        config = parse_url(url)
+        self._url = config.shown
+        self._connection = Connection(self._url, config.client, timeout_s=config.request_timeout_ms / 1000)
+        self._api = Api(self._connection)
+        self._topics = Topics(self._api, replicas=config.replicas)
+        self._identity = ""
+        self._policy = compaction or Policy(config.compaction_min_bytes)
+        self._session_s = -(-config.session_timeout_ms // 1000)
+        self._totals: Totals = {}
+        self._compacted: dict[TopicPartition, int] = {}
+        self._pass: tuple[TopicPartition, AsyncGenerator[None, None]] | None = None
+        self._tasks: set[TaskRef] = set()
+        self._upkeep = Upkeep(self._api, self._topics)
+        self._limits = Limits(
+            max_commit_records=BATCH_MESSAGES,
+            max_packed_records=PACKED_RECORDS,
+            max_commit_bytes=16 * 2**20,
+            max_record_bytes=500_000,
+        )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return CAPABILITIES
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    @property
+    def identity(self) -> str:
+        return self._identity
+
+    async def open(self) -> None:
+        if not self._connection.connected:
+            await self._connection.open()
+        try:
+            await self._look()
+        except BaseException:
+            await self._connection.close()
+            raise
+
+    async def _look(self) -> None:
+        version = str(self._connection.server.get("version", ""))
+        if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < MIN_VERSION:
+            raise ConfigurationError(
+                f"{self._url}: nats-server {version} has no atomic batches; use {MIN_VERSION[0]}.{MIN_VERSION[1]} or a "
+                f"later one"
+            )
+        try:
+            self._identity = await self._topics.open(groups_config())
+        except LogUnavailable as error:
+            if self._connection.server.get("jetstream"):
+                raise
+            raise ConfigurationError(
+                f"{self._url}: the server has no JetStream; start it with -js, or with jetstream {{}} in its "
+                f"configuration"
+            ) from error
+
+    async def close(self) -> None:
+        if self._pass is not None:
+            await self._pass[1].aclose()
+            self._pass = None
+        await self._connection.close()
+
+    async def topics(self, names: Collection[str] | None = None) -> Mapping[str, TopicInfo]:
+        return await self._topics.infos(names)
+
+    async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
+        await self._topics.create(specs)
+
+    async def delete_topics(self, names: Collection[str]) -> None:
+        await self._topics.delete(names)
+
+    async def trim(self, positions: Positions) -> None:
+        await self._topics.trim(positions)
+
+    async def maintain(self, now_ms: int) -> None:
+        """Retention is the server's business; compaction of what is written here, and upkeep, are ours."""
+        await self._upkeep.run(self._tasks, now_ms)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + MAINTAIN_S
+        waiting = [at for at in self._totals if self._pass is None or at != self._pass[0]]
+        while loop.time() < until:
+            if self._pass is None:
+                if not waiting:
+                    return
+                at = waiting.pop(0)
+                self._pass = at, compact(self._api, self._topics, at, now_ms, self._policy)
+            try:
+                await anext(self._pass[1])
+            except StopAsyncIteration:
+                self._pass = None
+            except (LogUnavailable, PositionLost):
+                self._pass = None
+                raise
+
+    def compaction_floor(self, partition: TopicPartition) -> Position:
+        return Position.at(self._topics.floors.get(partition, 0))
+
+    async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
+        return await self._topics.bounds(partitions)
+
+    async def offsets_at(self, times: Mapping[TopicPartition, int]) -> Positions:
+        """By the records' own times, of which the server knows nothing: the partitions are read."""
+        bounds = await self._topics.bounds(times)
+        found = {at: each.end for at, each in bounds.items()}
+        for at, time_ms in times.items():
+            reader = self.reader({at: bounds[at].start})
+            try:
+                found[at] = await _first_since(reader, at, bounds[at], time_ms)
+            finally:
+                await reader.close()
+        return found
+
+    def reader(self, positions: Positions) -> JetStreamReader:
+        return JetStreamReader(self._api, self._topics, positions)
+
+    def membership(self, group: str, member: Member, wanted: Wanted) -> Membership:
+        return JetStreamMembership(self._api, group, member, wanted, session_s=self._session_s)
+
+    async def members(self, group: str) -> Sequence[Member]:
+        return await members_of(self._api, group)
+
+    async def fence(self, task: TaskRef) -> JetStreamTaskWriter:
+        writer = await fence(self._api, self._topics, task, self._check, self._totals)
+        self._tasks.add(task)
+        return writer
+
+    async def checkpoint(self, task: TaskRef) -> bytes | None:
+        return (await last_held(self._api, task))[1].checkpoint
+
+    async def forget(self, tasks: Collection[TaskRef]) -> None:
+        for task in tasks:
+            if (await last_held(self._api, task))[0] == 0:
+                continue
+            writer = await self.fence(task)
+            await writer.forget()
+
+    async def append(self, appends: Sequence[Append]) -> Positions:
+        self._check(Commit(b"", appends))
+        ends: dict[TopicPartition, Position] = {}
+        places = {append.partition: await self._topics.place(append.partition) for append in appends}
+        for append in appends:
+            at, place = append.partition, places[append.partition]
+            messages: list[Message] = []
+            if place.packed:
+                link = await last_link(self._api, place) if place.compact else None
+                for _, payload in blocks_of(append.records):
+                    lines = link.lines(len(payload), 1 if messages else None) if link is not None else []
+                    messages.append((place.subject, lines, payload))
+                if link is not None:
+                    self._totals[at] = link.total
+            else:
+                messages.extend((place.subject, *row) for row in rows_of(append.records))
+            for start in range(0, len(messages), BATCH_MESSAGES):
+                seq = await self._store(messages[start : start + BATCH_MESSAGES])
+                ends[at] = Position.at(place.offset(seq + 1))
+        return ends
+
+    async def _store(self, messages: list[Message]) -> int:
+        reply, future = self._connection.expect()
+        try:
+            if not self._connection.connected:
+                raise LogUnavailable(f"{self._url}: not connected; nothing was stored")
+            await self._connection.write(atomic_batch(messages, reply))
+            try:
+                async with asyncio.timeout(self._connection.timeout_s):
+                    message = await future
+            except (TimeoutError, LogUnavailable) as error:
+                raise CommitUnknown(
+                    f"{self._url}: no answer came to an append; it may have been carried out"
+                ) from error
+        finally:
+            self._connection.forget(reply)
+        answer: dict[str, Any] = (
+            msgspec.json.decode(message.payload) if message.payload else {"error": {"description": "no leader"}}
+        )
+        if "error" in answer:
+            raise LogUnavailable(f"{self._url}: {answer['error'].get('description')}; nothing was stored")
+        return int(answer["seq"])
+
+    def _check(self, commit: Commit) -> None:
+        for append in commit.appends:
+            check_columns(append.partition, append.records)
+            check_record_sizes(append.partition, append.records, self._limits.max_record_bytes)
+
+    partition_for = staticmethod(partition_for)
+
+
+async def _first_since(reader: JetStreamReader, at: TopicPartition, bounds: Bounds, time_ms: int) -> Position:
+    reached = bounds.start
+    while not reached.reached(bounds.end):
+        for batch in await reader.fetch([at], max_records=1000, wait_s=1.0):
+            for offset, timestamp in zip(batch.offsets, batch.records.timestamps, strict=True):
+                if timestamp >= time_ms:
+                    return Position.at(offset)
+            reached = Position.at(batch.next_offset)
+    return bounds.end

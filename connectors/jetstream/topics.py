@@ -1,0 +1,342 @@
+"""Topics: a stream for each of a user's, and a catalog of those that only an app reads.
+
+What must live here: making, describing, removing, trimming, and where a partition lies.  What must not: reading or
+writing records.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from streams.connectors.jetstream.api import Api, ApiError
+from streams.connectors.jetstream.messages import BLOCK_PLACES
+from streams.connectors.jetstream.names import (
+    CATALOG,
+    app_stream,
+    app_subjects,
+    catalog_subject,
+    log_subject,
+    out_filter,
+    snapshot_subject,
+    token,
+    topic_subject,
+    trim_subject,
+)
+from streams.connectors.jetstream.snapshots import Manifest, decode_manifest
+from streams.connectors.memory.rules import check_spec
+from streams.core.log import TopicInfo, TopicSpec
+from streams.core.record import Bounds, Position, Positions, TopicPartition
+from streams.errors import ConfigurationError, LogUnavailable
+
+__all__ = ["Place", "Topics"]
+
+NS = 1_000_000
+PARTITIONS, NAME = "streams.partitions", "streams.topic"
+SOURCE_PATIENCE_S = 15.0
+RETRY_S = 0.003
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a partition lies.  packed: in blocks.  created: of the stream, which tells it from a later one."""
+
+    stream: str
+    subject: str
+    packed: bool
+    created: str
+    compact: bool = False
+
+    def offset(self, seq: int) -> int:
+        """The first offset of a message."""
+        return seq * BLOCK_PLACES if self.packed else seq
+
+    def seq(self, offset: int) -> int:
+        """The message that holds an offset."""
+        return offset // BLOCK_PLACES if self.packed else offset
+
+
+class _Internal(msgspec.Struct):
+    """What the catalog holds of an internal topic."""
+
+    spec: TopicSpec
+    identity: str
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Internal).decode
+_decode_offset = msgspec.msgpack.Decoder(int).decode
+
+
+class Topics:
+    """The topics of a server."""
+
+    def __init__(self, api: Api, *, replicas: int) -> None:
+        self._api = api
+        self._replicas = replicas
+        self._known: dict[str, TopicInfo] = {}
+        self._created: dict[str, str] = {}
+        self._app_streams: set[str] = set()
+        self.sources: set[tuple[str, str]] = set()
+        self.floors: dict[TopicPartition, int] = {}
+
+    async def open(self, *others: Mapping[str, Any]) -> str:
+        """Make the catalog, whose creation time names this server's log, and ``others`` that apps share."""
+        for other in others:
+            await self._ensure(other)
+        stream = await self._ensure(
+            {
+                "name": CATALOG,
+                "subjects": ["S.=catalog.>"],
+                "max_msgs_per_subject": 1,
+                "allow_direct": True,
+                "description": "streams: what topics there are",
+            }
+        )
+        return str(stream["created"])
+
+    async def _ensure(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        found = await self._api.stream(config["name"])
+        if found is None:
+            whole = {"storage": "file", "num_replicas": self._replicas, "discard": "new", **config}
+            try:
+                found = await self._api.call(f"STREAM.CREATE.{config['name']}", whole)
+            except ApiError as error:
+                found = await self._api.stream(config["name"])  # another worker may have been quicker
+                if found is None:
+                    raise self._api.failure(error, f"creating stream {config['name']}") from error
+        self._created[config["name"]] = found["created"]
+        return found
+
+    async def ensure_app(self, group: str) -> str:
+        """The app stream of a group, made when it is missing.  It has no limits: what is read is purged."""
+        name = app_stream(group)
+        if name not in self._app_streams:
+            await self._ensure(
+                {
+                    "name": name,
+                    "subjects": [app_subjects(group)],
+                    "allow_atomic": True,
+                    "allow_direct": True,
+                    "description": f"streams: what only app {group} reads",
+                }
+            )
+            self._app_streams.add(name)
+        return name
+
+    # ── as they are ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def infos(self, names: Collection[str] | None) -> dict[str, TopicInfo]:
+        """The topics of these names that exist, anew from the server."""
+        found: dict[str, TopicInfo] = {}
+        for name in names if names is not None else await self._names():
+            info = await self._info(name)
+            if info is not None:
+                found[name] = info
+        for name in names or ():
+            self._known.pop(name, None)
+        self._known.update(found)
+        return found
+
+    async def _names(self) -> list[str]:
+        names: list[str] = []
+        answer = await self._api.call("STREAM.LIST", {"offset": 0})
+        for stream in answer.get("streams") or ():
+            topic = stream["config"].get("metadata", {}).get(NAME)
+            if topic is not None:
+                names.append(topic)
+        catalog = await self._api.call(f"STREAM.INFO.{CATALOG}", {"subjects_filter": "S.=catalog.topic.>"})
+        for subject in catalog["state"].get("subjects") or ():
+            stored = await self._api.message(CATALOG, last_by_subj=subject)
+            if stored is not None and stored.payload:
+                names.append(_decode(stored.payload).spec.name)
+        return names
+
+    async def _info(self, name: str) -> TopicInfo | None:
+        stream = await self._api.stream(token(name))
+        if stream is not None:
+            config = stream["config"]
+            self._created[token(name)] = stream["created"]
+            age, size = config.get("max_age", 0), config.get("max_bytes", -1)
+            partitions = int(config.get("metadata", {}).get(PARTITIONS, 1))
+            spec = TopicSpec(
+                name, partitions, "user", age // NS if age else None, size if size > 0 else None, compact=False
+            )
+            return TopicInfo(spec, stream["created"])
+        stored = await self._api.message(CATALOG, last_by_subj=catalog_subject(name))
+        if stored is None or not stored.payload:
+            return None
+        held = _decode(stored.payload)
+        return TopicInfo(held.spec, held.identity)
+
+    async def place(self, at: TopicPartition) -> Place:
+        """Where a partition lies.  Raises ConfigurationError for one that doesn't exist."""
+        info = self._known.get(at.topic)
+        if info is None:
+            info = (await self.infos([at.topic])).get(at.topic)
+        if info is None:
+            raise ConfigurationError(f"{self._api.connection.url}: there is no topic {at.topic!r}; create it first")
+        if not 0 <= at.partition < info.spec.partitions:
+            raise ConfigurationError(
+                f"{self._api.connection.url}: {at} doesn't exist; its topic has {info.spec.partitions} partitions"
+            )
+        if info.spec.kind == "user":
+            return Place(token(at.topic), topic_subject(at.topic, at.partition), False, info.identity)
+        stream = await self.ensure_app(info.spec.owner)
+        subject = log_subject(info.spec.owner, at.topic, at.partition)
+        return Place(stream, subject, True, info.identity, info.spec.compact)
+
+    async def manifest(self, at: TopicPartition) -> tuple[int, Manifest | None]:
+        """What the last compaction of a partition has left, and the sequence of the message that says so (or 0)."""
+        owner = self._known[at.topic].spec.owner
+        stored = await self._api.message(app_stream(owner), last_by_subj=snapshot_subject(owner, *at))
+        found = decode_manifest(stored.payload) if stored is not None else None
+        if found is not None:
+            self.floors[at] = found.floor
+        return (stored.seq if stored is not None else 0), found
+
+    def owner(self, at: TopicPartition) -> str:
+        """The app that an internal topic belongs to; known once its place was asked for."""
+        return self._known[at.topic].spec.owner
+
+    # ── made and removed ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def create(self, specs: Sequence[TopicSpec]) -> None:
+        """Create what is missing.  Raises TopicMismatch, before anything is created, where one exists otherwise."""
+        existing = {name: info.spec for name, info in (await self.infos([spec.name for spec in specs])).items()}
+        held = dict(existing)
+        for spec in specs:
+            check_spec(spec, held)
+            if spec.kind == "user" and spec.compact:
+                raise ConfigurationError(
+                    f"topic {spec.name!r}: compact topics of users aren't there on JetStream yet; leave "
+                    f"compact=True out"
+                )
+            held[spec.name] = spec
+        for name, spec in held.items():
+            if name not in existing:
+                await self._create(spec)
+        await self.infos([spec.name for spec in specs])
+
+    async def _create(self, spec: TopicSpec) -> None:
+        if spec.kind == "user":
+            await self._ensure(
+                {
+                    "name": token(spec.name),
+                    "subjects": [topic_subject(spec.name, "*")],
+                    "allow_atomic": True,
+                    "allow_direct": True,
+                    "discard": "old",
+                    "max_age": (spec.retention_ms or 0) * NS,
+                    "max_bytes": spec.retention_bytes or -1,
+                    "metadata": {PARTITIONS: str(spec.partitions), NAME: spec.name},
+                }
+            )
+            return
+        await self.ensure_app(spec.owner)
+        payload = _encode(_Internal(spec, uuid.uuid4().hex))
+        # Of workers that start at once the first one names it: a second identity would look like another topic.
+        await self._api.publish(catalog_subject(spec.name), payload, after=0)
+
+    async def delete(self, names: Collection[str]) -> None:
+        """Remove topics with all their records."""
+        for name, info in (await self.infos(names)).items():
+            if info.spec.kind == "user":
+                config = ((await self._api.stream(token(name))) or {}).get("config", {})
+                await self._api.call(f"STREAM.DELETE.{token(name)}")
+                for source in config.get("sources") or ():
+                    # Else a topic of that name that is created anew would take in what was meant for this one.
+                    for taken in source.get("subject_transforms") or ():
+                        await self._api.purge(source["name"], taken["src"])
+            else:
+                stream = await self.ensure_app(info.spec.owner)
+                await self._api.purge(stream, snapshot_subject(info.spec.owner, name, ">"))
+                await self._api.purge(stream, log_subject(info.spec.owner, name, "*"))
+                await self._api.purge(CATALOG, trim_subject(name, "*"))
+                await self._api.purge(CATALOG, catalog_subject(name))
+            self._known.pop(name, None)
+            self.sources = {(topic, group) for topic, group in self.sources if topic != name}
+
+    async def trim(self, positions: Positions) -> None:
+        """Free what lies before each position: the mark first, so that nobody passes over a hole unawares."""
+        for at, position in positions.items():
+            place = await self.place(at)
+            bounds = await self.bounds([at])
+            offset = min(position.offset(), bounds[at].end.offset())
+            if offset <= bounds[at].start.offset():
+                continue
+            await self._api.publish(trim_subject(at.topic, at.partition), _encode(offset))
+            await self._api.purge(place.stream, place.subject, before=place.seq(offset))
+
+    # ── sources and bounds ────────────────────────────────────────────────────────────────────────────────────────
+
+    async def ensure_source(self, topic: str, group: str) -> None:
+        """See to it that a topic's stream takes in what the app stream of ``group`` holds for it."""
+        if (topic, group) in self.sources:
+            return
+        name = token(topic)
+        while True:
+            stream = await self._api.stream(name)
+            if stream is None:
+                raise ConfigurationError(f"{self._api.connection.url}: there is no topic {topic!r}; create it first")
+            config = stream["config"]
+            sources = config.get("sources") or []
+            if any(source["name"] == app_stream(group) for source in sources):
+                self.sources.add((topic, group))
+                return
+            taken = {"src": out_filter(group, topic), "dest": topic_subject(topic, "{{wildcard(1)}}")}
+            config["sources"] = [*sources, {"name": app_stream(group), "subject_transforms": [taken]}]
+            try:
+                await self._api.call(f"STREAM.UPDATE.{name}", config)
+            except ApiError as error:
+                raise self._api.failure(error, f"stream {name} takes in what app {group} writes") from error
+
+    async def bounds(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Bounds]:
+        """First and end position.  Waits until a topic has taken in what was committed for it before the call."""
+        found: dict[TopicPartition, Bounds] = {}
+        for at in partitions:
+            place = await self.place(at)
+            if not place.packed:
+                await self._taken_in(at)
+            elif place.compact:
+                await self.manifest(at)
+            last = await self._api.message(place.stream, last_by_subj=place.subject)
+            trimmed = await self._api.message(CATALOG, last_by_subj=trim_subject(at.topic, at.partition))
+            start = _decode_offset(trimmed.payload) if trimmed is not None and trimmed.payload else 0
+            if not place.packed:
+                stream = await self._api.stream(place.stream)
+                first = stream["state"]["first_seq"] if stream is not None else 0
+                start = max(start, first if first > 1 else 0)
+            end = max(start, place.offset(last.seq + 1) if last is not None else 0)
+            found[at] = Bounds(Position.at(start), Position.at(end))
+        return found
+
+    async def _taken_in(self, at: TopicPartition) -> None:
+        """Wait until the stream of a topic has taken in what the app streams hold for a partition now."""
+        stream = await self._api.stream(token(at.topic))
+        wanted: dict[str, int] = {}
+        for source in (stream or {}).get("sources") or ():
+            transform = source["subject_transforms"][0]["src"]
+            subject = f"{transform.rpartition('.')[0]}.{at.partition}"
+            last = await self._api.message(source["name"], last_by_subj=subject)
+            if last is not None:
+                wanted[source["name"]] = last.seq
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + SOURCE_PATIENCE_S
+        while wanted:
+            sources = (stream or {}).get("sources") or ()
+            behind = [each["name"] for each in sources if each.get("seq", 0) < wanted.get(each["name"], 0)]
+            if not behind:
+                return
+            if loop.time() > deadline:
+                raise LogUnavailable(
+                    f"{self._api.connection.url}: topic {at.topic} hasn't taken in what {behind[0]} holds for it; "
+                    f"is it at a limit (max_bytes, max_msgs)?"
+                )
+            await asyncio.sleep(RETRY_S)
+            stream = await self._api.stream(token(at.topic))

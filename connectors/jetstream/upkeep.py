@@ -1,0 +1,50 @@
+"""What has done its service on an app's stream: former checkpoints, outputs that their topic has taken in.
+
+What must live here: freeing it.  What must not: compaction.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from streams.connectors.jetstream.api import Api
+from streams.connectors.jetstream.names import app_stream, out_filter, pos_subject, token
+from streams.connectors.jetstream.topics import Topics
+from streams.core.membership import TaskRef
+
+__all__ = ["Upkeep"]
+
+logger = logging.getLogger("streams")
+
+INTERVAL_MS = 20_000
+
+
+class Upkeep:
+    """Frees what isn't needed any more.  An output goes a while after its topic's stream has it: that acknowledges
+    before it is on the disk, and would ask for it again after a power failure."""
+
+    def __init__(self, api: Api, topics: Topics) -> None:
+        self._api = api
+        self._topics = topics
+        self._done_ms = 0
+        self._taken: dict[tuple[str, str], int] = {}
+
+    async def run(self, tasks: set[TaskRef], now_ms: int) -> None:
+        """``tasks``: those that commit here."""
+        if now_ms - self._done_ms < INTERVAL_MS:
+            return
+        self._done_ms = now_ms
+        for task in tasks:
+            await self._api.purge(app_stream(task.group), pos_subject(task.group, task.slot), keep=1)
+        for topic, group in list(self._topics.sources):
+            stream = await self._api.stream(token(topic))
+            taking = [each for each in (stream or {}).get("sources") or () if each["name"] == app_stream(group)]
+            if stream is not None and not taking:
+                # Somebody wrote the stream's configuration at the same time as we, or from a file of their own.
+                logger.warning("topic %s no longer took in what app %s writes; that is mended", topic, group)
+                self._topics.sources.discard((topic, group))
+                await self._topics.ensure_source(topic, group)
+            for source in taking:
+                before, self._taken[topic, group] = self._taken.get((topic, group), 0), source.get("seq", 0)
+                if before:
+                    await self._api.purge(app_stream(group), out_filter(group, topic), before=before + 1)
