@@ -56,7 +56,12 @@ class KafkaLog:
     @property
     def limits(self) -> Limits:
         config = self.config
-        return Limits(config.max_commit_records, config.max_commit_bytes, config.max_record_bytes, TOMBSTONES_KEPT_MS)
+        return Limits(
+            max_commit_records=config.max_commit_records,
+            max_commit_bytes=config.max_commit_bytes,
+            max_record_bytes=config.max_record_bytes,
+            tombstones_kept_ms=TOMBSTONES_KEPT_MS,
+        )
 
     @property
     def url(self) -> str:

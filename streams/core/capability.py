@@ -60,7 +60,7 @@ class Capabilities:
     expires_by_timestamp: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """The largest writes that a log takes.  The runtime commits earlier rather than meet one of the first two.
 

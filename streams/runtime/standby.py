@@ -93,6 +93,8 @@ class Standby:
         self.ready = False
         self.lag: int | None = None
         """Offsets that the store is behind the changelogs, as of the last look; None before the first."""
+        self.rounds = 0
+        """How often the store has been brought to where the changelogs ended when a look began."""
         self._services = services
         self._subtopology = subtopology
         self._changelogs = {
@@ -193,6 +195,7 @@ class Standby:
         if copy.positions != before:
             copy.finish(about, await self._maker(about, copy), began_ms)
         copy.as_of_ms = began_ms
+        self.rounds += 1
         self._note(self._behind(copy, ends))
 
     async def _read(self, about: Restoration, copy: Copy, reader: Reader, wanted: list[str]) -> None:

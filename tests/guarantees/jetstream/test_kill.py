@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from tests.brokers.nats.cluster import NatsCluster
 from tests.brokers.nats.server import NatsServer
 from tests.guarantees.jetstream.pipeline import APP, PACE, Pipeline
 from tests.guarantees.kafka.fleet import Fleet, paused, some_time
@@ -17,28 +16,6 @@ EAGER = "compaction_min_bytes=20000"
 
 def fleet_of(server: NatsServer, folder: Path) -> Fleet:
     return Fleet(APP, "", folder, env=PACE, log=f"{server.url}?session_timeout_ms=2000&{EAGER}")
-
-
-def test_every_result_is_there_exactly_once_when_leaders_of_three_servers_are_killed(
-    tmp_path: Path, chance: random.Random
-) -> None:
-    with NatsCluster(tmp_path / "servers") as cluster:
-        url = f"{cluster.url}?replicas=3&session_timeout_ms=3000&{EAGER}"
-        pipeline = Pipeline(url, chance)
-        with Fleet(APP, "", tmp_path, env=PACE, log=url) as fleet:
-            fleet.start_all(2)
-            for turn in range(3):
-                pipeline.send(BACKLOG)
-                came_to = pipeline.look()
-                fleet.until(lambda: pipeline.look() > came_to, "the workers to come forward")  # noqa: B023
-                leader = cluster.leader_of(["S-pipeline", "settled", "S-pipeline"][turn])
-                cluster.servers[leader].kill()
-                came_to = pipeline.look()
-                cluster.leader_of("events")  # which may have been that one's
-                pipeline.send(BACKLOG // 3)
-                fleet.until(lambda: pipeline.look() > came_to, "the workers to go on without it")  # noqa: B023
-                cluster.servers[leader].start()
-            pipeline.finish(fleet)
 
 
 def test_every_result_is_there_exactly_once_whoever_of_three_workers_is_killed(

@@ -30,6 +30,10 @@ LOOK_S = 0.05
 """Between two looks at what is waited for; each may be a request to a broker."""
 
 
+ROOT = Path(__file__).resolve().parents[3]
+"""Behind everything else on the path: what runs in a worker imports ``tests`` from there."""
+
+
 class FleetWorker:
     """One life of a worker."""
 
@@ -40,7 +44,7 @@ class FleetWorker:
         with said.open("wb") as out:
             self.process = subprocess.Popen(
                 command,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **env},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(ROOT)]), **env},
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=out,

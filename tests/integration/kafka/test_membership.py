@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import signal
 import sys
@@ -502,7 +503,13 @@ def test_a_process_that_was_stopped_for_longer_than_its_session_first_drops_ever
         here = await board.worker()
         await board.until_shared(here)
         other = await asyncio.create_subprocess_exec(
-            sys.executable, __file__, board.bootstrap, board.group, stdout=asyncio.subprocess.PIPE, cwd=ROOT
+            sys.executable,
+            __file__,
+            board.bootstrap,
+            board.group,
+            stdout=asyncio.subprocess.PIPE,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(ROOT)])},
         )
         try:
             assert other.stdout is not None

@@ -178,6 +178,20 @@ class Desk:
         held = [self.tasks(address) for address in addresses]
         return all(held) and sum(map(len, held)) == tasks
 
+    def settled(self, *addresses: str) -> list[Any]:
+        """What each has once nothing has moved for a while: a round may follow the one that shared the tasks."""
+        held, since = [self.tasks(address) for address in addresses], time.monotonic()
+
+        def still() -> bool:
+            nonlocal held, since
+            now = [self.tasks(address) for address in addresses]
+            if [each.keys() for each in now] != [each.keys() for each in held] or sum(map(len, now)) < 16:
+                held, since = now, time.monotonic()
+            return time.monotonic() - since > 4.0
+
+        self.until(still)
+        return held
+
     def two(self, **environment: str) -> tuple[str, str]:
         """Two workers that have divided the tasks; their addresses."""
         numbers = self.start(**environment), self.start(**environment)
@@ -231,7 +245,7 @@ def test_a_named_worker_that_was_killed_is_back_at_its_tasks_before_anybody_else
     desk.until(lambda: all(desk.addresses(number) for number in (red, blue)))
     [first], [second] = desk.addresses(red), desk.addresses(blue)
     desk.until(lambda: desk.shared(first, second))
-    before = desk.tasks(first), desk.tasks(second)
+    before = desk.settled(first, second)
     twice = desk.run("worker", "-A", "shop", "--name", "blue")
     assert twice.returncode == 2
     assert "another worker named 'blue' runs on this machine" in twice.stderr
