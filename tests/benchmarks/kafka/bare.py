@@ -16,7 +16,7 @@ from typing import Any
 import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from tests.benchmarks.kafka import work
+from tests.benchmarks.common import work
 
 Records = list[tuple[bytes, bytes, int]]
 

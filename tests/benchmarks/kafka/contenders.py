@@ -15,13 +15,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
+from tests.benchmarks.common.environments import ROOT, install_python, python_of
+from tests.benchmarks.common.runs import Run
+
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[2]
-PEERS = ROOT / ".venv-peers"
 JARS = ROOT / ".kafka"
 JAVA = HERE / "java"
 PACKAGES: Mapping[str, str] = {
@@ -32,27 +31,6 @@ PACKAGES: Mapping[str, str] = {
 KAFKA_STREAMS = "Kafka Streams 4.1.1"
 PROGRAMS = ("ours", "bare", "kstreams", *PACKAGES)
 SESSION_TIMEOUT_MS = 10_000
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run of a contender.  messages: 0 serves until SIGTERM.  name: of its app, group and own topics."""
-
-    program: str
-    name: str
-    bootstrap: str
-    input: str
-    output: str
-    partitions: int
-    size: str
-    messages: int
-    commit_interval_s: float
-    standbys: int = 0
-    folder: Path | None = None
-
-
-def environment(name: str) -> Path:
-    return PEERS / f"kafka-{name}"
 
 
 def classes() -> Path:
@@ -70,31 +48,13 @@ def install(programs: set[str]) -> dict[str, str]:
     """Fetch what these programs need, once.  Returns why the others can't run."""
     missing = {}
     for name in PACKAGES:
-        if name in programs and (why := _install_python(name)):
+        if name in programs and (why := install_python("kafka", name, PACKAGES[name])):
             missing[name] = why
     if "kstreams" in programs and (why := _install_java()):
         missing["kstreams"] = why
     for name, why in missing.items():
         print(f"{name} is left out: {why}", flush=True)
     return missing
-
-
-def _install_python(name: str) -> str | None:
-    folder = environment(name)
-    marker = folder / f".installed-{PACKAGES[name]}"
-    if marker.exists():
-        return None
-    print(f"setting up {folder.relative_to(ROOT)}", flush=True)
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-    codecs = [f"msgspec=={version('msgspec')}", f"orjson=={version('orjson')}"]
-    python = str(folder / "bin" / "python")
-    done = subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", PACKAGES[name], *codecs], capture_output=True, text=True
-    )
-    if done.returncode:
-        return f"{PACKAGES[name]} can't be installed here: {(done.stderr.strip().splitlines() or ['pip failed'])[-1]}"
-    marker.touch()
-    return None
 
 
 def _install_java() -> str | None:
@@ -125,12 +85,12 @@ def _install_java() -> str | None:
 def command(run: Run, folder: Path) -> list[str]:
     """The command line.  ``folder``: for state that the contender keeps beside the log."""
     if run.program == "kstreams":
-        arguments = [run.bootstrap, run.name, run.input, run.output, str(run.messages)]
+        arguments = [run.server, run.name, run.input, run.output, str(run.messages)]
         arguments += [str(round(run.commit_interval_s * 1000)), str(folder), str(run.standbys), str(SESSION_TIMEOUT_MS)]
         path = f"{classes() / 'classes'}:{classes() / 'lib'}/*"
         return [shutil.which("java") or "java", "-cp", path, "KeyedCount", *arguments]
     options = {
-        "--bootstrap": run.bootstrap,
+        "--bootstrap": run.server,
         "--name": run.name,
         "--input": run.input,
         "--output": run.output,
@@ -139,7 +99,7 @@ def command(run: Run, folder: Path) -> list[str]:
         "--commit-interval": run.commit_interval_s,
     }
     if run.program in PACKAGES:
-        python, module, first = str(environment(run.program) / "bin" / "python"), "peers", [run.program]
+        python, module, first = python_of("kafka", run.program), "peers", [run.program]
     else:
         python, module, first = sys.executable, run.program, []
     if run.program != "bare":

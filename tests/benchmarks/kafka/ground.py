@@ -7,19 +7,18 @@ the broker's own CPU time.
 from __future__ import annotations
 
 import asyncio
-import os
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.partitioner import murmur2
 
-from tests.benchmarks.kafka import work
+from tests.benchmarks.common import work
+from tests.benchmarks.common.runs import Orders, Run, cpu_s
+from tests.benchmarks.kafka import contenders
 from tests.benchmarks.workload import START_MS
 
 BATCH_BYTES = 1_000_000
@@ -33,37 +32,16 @@ BROKER = {
 """Settings of the broker: orders have timestamps of 2023, which default retention would delete at once."""
 
 
-def cpu_s(pid: int) -> float:
-    """User and system time of a process and its threads so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def partition_of(key: bytes, partitions: int) -> int:
     """Where the Java client puts a key."""
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)
-
-
-@dataclass
-class Orders:
-    """A topic full of orders, and what their counts must come to.
-
-    ``ends``: orders in each partition.
-    """
-
-    topic: str
-    size: str
-    messages: int
-    partitions: int
-    last: Mapping[bytes, int]
-    ends: list[int] = field(default_factory=list)
 
 
 class Ground:
     """One broker; every method is called in the harness's process, between measurements."""
 
     def __init__(self, bootstrap: str, pid: int | None) -> None:
-        self.bootstrap = bootstrap
+        self.server = bootstrap
         self.pid = pid
 
     def broker_cpu_s(self) -> float:
@@ -73,7 +51,7 @@ class Ground:
 
     @asynccontextmanager
     async def admin(self) -> AsyncIterator[Any]:
-        client = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+        client = AIOKafkaAdminClient(bootstrap_servers=self.server)
         await client.start()
         try:
             yield client
@@ -86,6 +64,9 @@ class Ground:
         failed = [error for error in done.topic_errors if error[1]]
         if failed:
             raise SystemExit(f"topics could not be made: {failed}")
+
+    async def prepare(self, run: Run) -> None:
+        await self.create(run.partitions, *contenders.topics(run))
 
     async def delete(self, *prefixes: str) -> None:
         """Remove every topic whose name begins so, so that the next contender finds the broker as this one did."""
@@ -100,7 +81,7 @@ class Ground:
         """Make the topic and append the orders, uncompressed, each where the Java client would put it."""
         await self.create(orders.partitions, orders.topic)
         rows = work.orders(orders.size, orders.messages, users, each_once=each_once)
-        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, max_batch_size=BATCH_BYTES, acks="all")
+        producer = AIOKafkaProducer(bootstrap_servers=self.server, max_batch_size=BATCH_BYTES, acks="all")
         await producer.start()
         orders.ends = await append(producer, orders.topic, orders.partitions, rows)
         await producer.stop()
@@ -113,7 +94,7 @@ class Ground:
         await self.create(orders.partitions, orders.topic)
         rows = work.orders(orders.size, orders.messages, users, each_once=each_once)
         producer = AIOKafkaProducer(
-            bootstrap_servers=self.bootstrap,
+            bootstrap_servers=self.server,
             max_batch_size=BATCH_BYTES,
             transactional_id=f"fill-{orders.topic}",
             transaction_timeout_ms=900_000,
@@ -142,17 +123,17 @@ class Ground:
 
     # ── the check ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def fault(self, output: str, orders: Orders) -> str | None:
+    async def fault(self, run: Run, orders: Orders) -> str | None:
         """Read the outputs as a committed reader does: None if they are right, else what is wrong with them."""
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.bootstrap,
+            bootstrap_servers=self.server,
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="earliest",
         )
         await consumer.start()
         try:
-            places = [TopicPartition(output, number) for number in range(orders.partitions)]
+            places = [TopicPartition(run.output, number) for number in range(orders.partitions)]
             consumer.assign(places)
             ends = await consumer.end_offsets(places)
             seen, highest = 0, defaultdict[bytes, int](int)
@@ -168,11 +149,6 @@ class Ground:
             return f"{seen:,} outputs for {orders.messages:,} orders"
         wrong = sum(highest[key] != count for key, count in orders.last.items())
         return f"the last count of {wrong:,} users is wrong" if wrong else None
-
-
-def make_orders(topic: str, size: str, messages: int, partitions: int) -> Orders:
-    last = Counter(key for key, _ in work.orders("small", messages))
-    return Orders(topic, size, messages, partitions, last)
 
 
 async def append(producer: Any, topic: str, partitions: int, rows: Iterable[tuple[bytes, bytes]]) -> list[int]:

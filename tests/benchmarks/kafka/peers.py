@@ -22,7 +22,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.kafka import work
+from tests.benchmarks.common import work
 
 
 def quixstreams(options: argparse.Namespace, meter: work.Meter) -> None:

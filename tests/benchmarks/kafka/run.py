@@ -13,12 +13,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import platform
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,13 +23,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.common.environments import ROOT
+from tests.benchmarks.common.rounds import Bench, take_rounds
+from tests.benchmarks.common.rows import Results, Row, table
 from tests.benchmarks.kafka import contenders, ground, scenarios
-from tests.benchmarks.kafka.contenders import Run
-from tests.benchmarks.kafka.ground import Ground, Orders
-from tests.benchmarks.kafka.rows import MESSAGES, ROWS, Contender, Figures, Results, Row, table
+from tests.benchmarks.kafka.ground import Ground
+from tests.benchmarks.kafka.rows import ROWS
 from tests.brokers.kafka.broker import KafkaBroker
 
-ROOT = contenders.ROOT
 SCENARIOS: dict[str, Callable[[Ground, Sequence[str], float, int], Coroutine[Any, Any, list[str]]]] = {
     "workers": scenarios.two_workers,
     "restore": scenarios.restore,
@@ -48,96 +46,6 @@ def a_broker(bootstrap: str | None) -> Iterator[Ground]:
         return
     with KafkaBroker(ground.BROKER) as broker:
         yield Ground(broker.bootstrap, broker.pid)
-
-
-class Bench:
-    """The rounds of the rows, and the topics that they read."""
-
-    def __init__(self, where: Ground, scale: float, missing: dict[str, str]) -> None:
-        self.ground = where
-        self.scale = scale
-        self.missing = missing
-        self.results: Results = {}
-        self._topics: dict[tuple[str, int, int], Orders] = {}
-        self._number = 0
-
-    async def orders(self, row: Row, contender: Contender) -> Orders:
-        messages = max(1000, round(MESSAGES[row.size] * contender.share * self.scale))
-        key = row.size, messages, row.partitions
-        if key not in self._topics:
-            made = ground.make_orders(
-                f"orders-{row.size}-{messages}-{row.partitions}", row.size, messages, row.partitions
-            )
-            await self.ground.fill(made)
-            self._topics[key] = made
-        return self._topics[key]
-
-    async def run(self, row: Row, contender: Contender) -> None:
-        """One contender, once; a fault stays with its figures and ends its part in the row."""
-        figures = self.results.setdefault(row.key, {}).setdefault(contender.name, Figures())
-        if figures.fault:
-            return
-        if contender.program in self.missing:
-            figures.fault = self.missing[contender.program]
-            return
-        orders = await self.orders(row, contender)
-        self._number += 1
-        name = f"run-{contender.program}-{self._number}"
-        run = Run(
-            contender.program,
-            name,
-            self.ground.bootstrap,
-            orders.topic,
-            f"{name}-counts",
-            row.partitions,
-            row.size,
-            orders.messages,
-            row.commit_interval_s,
-        )
-        await self.ground.create(row.partitions, *contenders.topics(run))
-        broker = self.ground.broker_cpu_s()
-        report, why = await asyncio.to_thread(report_of, run)
-        broker_ns = (self.ground.broker_cpu_s() - broker) * 1e9
-        fault = why if report is None else await self.ground.fault(run.output, orders)
-        await self.ground.delete(name)
-        if report is None or fault:
-            figures.fault = fault or why
-            print(f"{row.key:12} {contender.name:24} {figures.fault}", flush=True)
-            return
-        figures.messages = orders.messages
-        figures.cpu.append(report["cpu_ns"] / report["messages"])
-        figures.wall.append(report["wall_ns"] / report["messages"])
-        figures.broker.append(broker_ns / report["messages"])
-        if "warm_cpu_ns" in report:
-            figures.warm.append(report["warm_cpu_ns"] / report["warm_messages"])
-        print(
-            f"{row.key:12} {contender.name:24} {figures.cpu[-1]:9.0f} ns CPU  {figures.wall[-1]:9.0f} ns wall  "
-            f"{figures.broker[-1]:9.0f} ns broker",
-            flush=True,
-        )
-
-
-def report_of(run: Run, timeout_s: float = 900) -> tuple[dict[str, Any] | None, str]:
-    """Run a contender to its end: what it measured, or why it failed in a line."""
-    with tempfile.TemporaryDirectory(prefix="streams-bench-") as folder:
-        try:
-            done = subprocess.run(
-                contenders.command(run, Path(folder)),
-                capture_output=True,
-                text=True,
-                cwd=ROOT,
-                timeout=timeout_s,
-                stdin=subprocess.DEVNULL,
-            )
-        except subprocess.TimeoutExpired:
-            return None, f"didn't end within {timeout_s:g} s"
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not lines:
-        print(done.stderr[-4000:], file=sys.stderr)
-        said = [line for line in done.stderr.splitlines() if line.strip()] or ["nothing"]
-        return None, f"ended with status {done.returncode}: {said[-1][:200]}"
-    report: dict[str, Any] = json.loads(lines[-1])
-    return report, ""
 
 
 # ── the page ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -194,13 +102,8 @@ async def measure(options: argparse.Namespace, where: Ground, missing: dict[str,
     rows = [row for row in ROWS if not options.only or row.key in options.only]
     if options.no_rows:
         rows = []
-    bench = Bench(where, options.scale, missing)
-    for number in range(options.rounds):
-        print(f"round {number + 1} of {options.rounds}", flush=True)
-        for row in rows:
-            for contender in row.contenders:
-                if not options.program or contender.program in options.program:
-                    await bench.run(row, contender)
+    bench = Bench(where, contenders.command, options.scale, missing)
+    await take_rounds(bench, rows, options.program, options.rounds)
     more: list[str] = []
     present = [each for each in options.program or contenders.PROGRAMS if each not in missing]
     for name in options.scenario or []:

@@ -9,19 +9,22 @@ from __future__ import annotations
 import asyncio
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from aiokafka.errors import KafkaError
 
-from tests.benchmarks.kafka import contenders, serving
-from tests.benchmarks.kafka.contenders import Run
-from tests.benchmarks.kafka.ground import Ground, Orders, cpu_s, make_orders
+from tests.benchmarks.common import serving
+from tests.benchmarks.common.environments import ROOT
+from tests.benchmarks.common.runs import Orders, Run, cpu_s, make_orders
+from tests.benchmarks.common.workers import SHARED_CORES, Measured, failed, two_workers_table
+from tests.benchmarks.kafka import contenders
+from tests.benchmarks.kafka.ground import Ground
 from tests.benchmarks.kafka.serving import Feed, feeding, joined, watching
 
 NAMES = {
@@ -34,16 +37,11 @@ RATES = (1_000, 20_000)
 COMMIT_INTERVAL_S = 0.1
 KEYS = 1_000_000
 FAILURES = (RuntimeError, TimeoutError, KafkaError)
+at_work = partial(serving.serving, contenders.command)
 
 
 def _among(programs: Sequence[str], *wanted: str) -> list[str]:
     return [each for each in wanted if each in programs]
-
-
-def _failed(what: str, program: str, error: Exception) -> str:
-    print(f"{what}: {program}: {error}", file=sys.stderr, flush=True)
-    said = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-    return f"not shown: {said.strip()[:160]}"
 
 
 # ── two workers ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -51,56 +49,31 @@ def _failed(what: str, program: str, error: Exception) -> str:
 
 async def two_workers(where: Ground, programs: Sequence[str], scale: float, rounds: int) -> list[str]:
     """The keyed count over four partitions by one worker process and by two, from the moment that all orders show."""
-    lines = [
+    messages = round(2_000_000 * scale)
+
+    async def measured(program: str, count: int, number: int) -> Measured:
+        return await _workers(where, program, count, messages, number)
+
+    return [
         "## Two worker processes against one",
         "",
-        f"The keyed count of {round(2_000_000 * scale):,} orders of 95 bytes in four partitions, a commit each 0.1 s. "
+        f"The keyed count of {messages:,} orders of 95 bytes in four partitions, a commit each 0.1 s. "
         "The orders lie in a transaction that is committed when all workers have their tasks; the clock stops when the "
-        "group's offsets stand for all of them. Broker and workers share two cores, so the broker's CPU time is taken "
-        "off what the machine had to give: the wall time of two is less half of it, that of one (which leaves it a "
-        "core) is as it is. Nothing else may run on the machine meanwhile: the last column, the CPU time of both "
-        "workers against that of one, tells what sharing costs, whatever runs beside them.",
+        f"group's offsets stand for all of them. {SHARED_CORES}",
         "",
-        "| | one: messages per second | two | two without the broker | times one | bar | CPU of two against one |",
-        "| --- | ---: | ---: | ---: | ---: | --- | ---: |",
+        *await two_workers_table(_among(programs, "ours", "kstreams"), NAMES, messages, rounds, measured, FAILURES),
     ]
-    for program in _among(programs, "ours", "kstreams"):
-        ratios, ones, twos, nets, spent = [], [], [], [], []
-        try:
-            for number in range(rounds):
-                messages = round(2_000_000 * scale)
-                one, _, one_s = await _workers(where, program, 1, messages, number)
-                two, broker_s, two_s = await _workers(where, program, 2, messages, number)
-                net = two - broker_s / 2
-                ones.append(messages / one)
-                twos.append(messages / two)
-                nets.append(messages / net)
-                ratios.append(one / net)
-                spent.append(two_s / one_s)
-        except FAILURES as error:
-            lines.append(f"| {NAMES[program]} | {_failed('workers', program, error)} | | | | | |")
-            continue
-        times = statistics.median(ratios)
-        bar = f"≥ 1.6 × {'✓' if times >= 1.6 else 'missed'}" if program == "ours" else ""
-        cells = [f"{statistics.median(each):,.0f}" for each in (ones, twos, nets)]
-        lines.append(
-            f"| {NAMES[program]} | {' | '.join(cells)} | {times:.2f} | {bar} | {statistics.median(spent):.2f} |"
-        )
-    return [*lines, ""]
 
 
-async def _workers(where: Ground, program: str, count: int, messages: int, number: int) -> tuple[float, float, float]:
-    """Wall seconds for all orders, and the CPU seconds of the broker and of the workers in them."""
+async def _workers(where: Ground, program: str, count: int, messages: int, number: int) -> Measured:
     name = f"workers-{program}-{count}-{number}"
     orders = make_orders(f"{name}-orders", "small", messages, 4)
-    run = Run(program, name, where.bootstrap, orders.topic, f"{name}-counts", 4, "small", 0, COMMIT_INTERVAL_S)
+    run = Run(program, name, where.server, orders.topic, f"{name}-counts", 4, "small", 0, COMMIT_INTERVAL_S)
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streams-bench-")))
         show = await stack.enter_async_context(where.held_back(orders))
         await where.create(4, run.output)
-        workers = [
-            await stack.enter_async_context(serving.serving(run, folder / f"worker-{each}")) for each in range(count)
-        ]
+        workers = [await stack.enter_async_context(at_work(run, folder / f"worker-{each}")) for each in range(count)]
         await joined(where, name, count, 4)
         await asyncio.sleep(2)  # restores of nothing, first fetches
         broker, spent, began = where.broker_cpu_s(), [cpu_s(each.pid) for each in workers], time.monotonic()
@@ -113,11 +86,11 @@ async def _workers(where: Ground, program: str, count: int, messages: int, numbe
             f"{', '.join(f'{each:.2f}' for each in spent)} s CPU",
             flush=True,
         )
-    fault = await where.fault(run.output, orders)
+    fault = await where.fault(run, orders)
     await where.delete(name)
     if fault:
         raise RuntimeError(fault)
-    return wall, broker, sum(spent)
+    return Measured(wall, broker, sum(spent))
 
 
 # ── restore ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -130,7 +103,7 @@ async def restore(where: Ground, programs: Sequence[str], scale: float, rounds: 
     keys = round(KEYS * scale)
     orders = Orders("restore-orders", "small", keys, 2, {})
     await where.fill(orders, users=keys, each_once=True)
-    run = Run("ours", "restore", where.bootstrap, orders.topic, "restore-counts", 2, "small", keys, 1.0)
+    run = Run("ours", "restore", where.server, orders.topic, "restore-counts", 2, "small", keys, 1.0)
     lines = [
         f"## Restore of {keys:,} keys",
         "",
@@ -145,11 +118,11 @@ async def restore(where: Ground, programs: Sequence[str], scale: float, rounds: 
             # The first one makes the changelog.
             more = ["--restore"] if number else []
             process = await asyncio.create_subprocess_exec(
-                *argv, *more, cwd=contenders.ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+                *argv, *more, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
             )
             out, err = await process.communicate()
             if process.returncode:
-                return [*lines, _failed("restore", "ours", RuntimeError(err.decode()[-2000:])), ""]
+                return [*lines, failed("restore", "ours", RuntimeError(err.decode()[-2000:])), ""]
             if number:
                 figures.append(json.loads(out.splitlines()[-1]))
     await where.delete("restore")
@@ -195,7 +168,7 @@ async def takeover(where: Ground, programs: Sequence[str], scale: float, rounds:
                     took.append(await _takeover(where, program, standbys, keys, number))
                 cells.append(f"{statistics.median(took):.1f}")
             except FAILURES as error:
-                cells.append(_failed("takeover", program, error))
+                cells.append(failed("takeover", program, error))
         lines.append(f"| {NAMES[program]} | {' | '.join(cells)} |")
     return [*lines, ""]
 
@@ -203,9 +176,7 @@ async def takeover(where: Ground, programs: Sequence[str], scale: float, rounds:
 async def _takeover(where: Ground, program: str, standbys: int, keys: int, number: int) -> float:
     name = f"takeover-{program}-{standbys}-{number}"
     orders = Orders(f"{name}-orders", "small", keys, 4, {})
-    run = Run(
-        program, name, where.bootstrap, orders.topic, f"{name}-counts", 4, "small", 0, COMMIT_INTERVAL_S, standbys
-    )
+    run = Run(program, name, where.server, orders.topic, f"{name}-counts", 4, "small", 0, COMMIT_INTERVAL_S, standbys)
     killed_ms: int | None = None
     back: dict[int, int] = {}
 
@@ -218,9 +189,7 @@ async def _takeover(where: Ground, program: str, standbys: int, keys: int, numbe
         # Both have their tasks before there is any state: neither waits for the other's.
         show = await stack.enter_async_context(where.held_back(orders, users=keys, each_once=True))
         await where.create(4, run.output)
-        workers = [
-            await stack.enter_async_context(serving.serving(run, folder / f"worker-{each}")) for each in range(2)
-        ]
+        workers = [await stack.enter_async_context(at_work(run, folder / f"worker-{each}")) for each in range(2)]
         await joined(where, name, 2, 4)
         await show()
         await where.until_committed(name, orders)
@@ -261,14 +230,14 @@ async def latency(where: Ground, programs: Sequence[str], scale: float, rounds: 
                 found = [await _latency(where, program, rate, seconds, number) for number in range(rounds)]
                 cells += [f"{statistics.median(each[place] for each in found):.0f}" for place in (0, 1)]
             except FAILURES as error:
-                cells += [_failed("latency", program, error), ""]
+                cells += [failed("latency", program, error), ""]
         lines.append(f"| {NAMES[program]} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
 async def _latency(where: Ground, program: str, rate: int, seconds: float, number: int) -> tuple[float, float]:
     name = f"latency-{program}-{rate}-{number}"
-    run = Run(program, name, where.bootstrap, f"{name}-orders", f"{name}-counts", 2, "small", 0, COMMIT_INTERVAL_S)
+    run = Run(program, name, where.server, f"{name}-orders", f"{name}-counts", 2, "small", 0, COMMIT_INTERVAL_S)
     from_ms: int | None = None
     arrived = 0
     took: list[int] = []
@@ -283,7 +252,7 @@ async def _latency(where: Ground, program: str, rate: int, seconds: float, numbe
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streams-bench-")))
         await where.create(2, run.input, *contenders.topics(run))
         await stack.enter_async_context(watching(where, run.output, 2, seen))
-        await stack.enter_async_context(serving.serving(run, folder / "worker"))
+        await stack.enter_async_context(at_work(run, folder / "worker"))
         feed = Feed(where, run.input, 2, rate)
         async with feeding(feed):
             await serving.until(lambda: arrived > 0, serving.START_TIMEOUT_S, "the first output")

@@ -1,64 +1,27 @@
-"""Contenders that serve until they are stopped, and what the scenarios ask the broker about them.
+"""What the scenarios ask the broker about contenders that serve.
 
-What must live here: starting and stopping, who has joined, orders at a rate, outputs as they arrive.  What must not:
-what a scenario makes of it.
+What must live here: who has joined, orders at a rate, outputs as they arrive.  What must not: starting and stopping
+(``common/serving.py``), and what a scenario makes of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 from aiokafka.protocol.group import MemberAssignment
 
-from tests.benchmarks.kafka import contenders, work
-from tests.benchmarks.kafka.contenders import Run
+from tests.benchmarks.common import work
+from tests.benchmarks.common.serving import START_TIMEOUT_S
 from tests.benchmarks.kafka.ground import Ground, partition_of
 
 TICK_S = 0.005
-START_TIMEOUT_S = 90.0
-
-
-@asynccontextmanager
-async def serving(run: Run, folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The contender at work; on leaving it is stopped by SIGTERM, if it is still there.
-
-    ``folder``: for its state.  RuntimeError if it has ended by itself meanwhile.
-    """
-    with tempfile.TemporaryFile("w+") as said:
-        process = await asyncio.create_subprocess_exec(
-            *contenders.command(replace(run, messages=0), folder),
-            cwd=contenders.ROOT,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=said,
-        )
-        try:
-            yield process
-        finally:
-            ended = process.returncode
-            if ended is None:
-                process.terminate()
-                try:
-                    await asyncio.wait_for(process.wait(), 30)
-                except TimeoutError:
-                    process.kill()
-                    await process.wait()
-            elif ended != -signal.SIGKILL:
-                # Whatever failed here for want of it, this is why.
-                said.seek(0)
-                raise RuntimeError(f"{run.program} ended with status {ended}: {said.read()[-2000:]}")
 
 
 async def joined(where: Ground, group: str, members: int, tasks: int, timeout_s: float = START_TIMEOUT_S) -> None:
@@ -101,7 +64,7 @@ class Feed:
         self._stop.set()
 
     async def run(self) -> None:
-        producer = AIOKafkaProducer(bootstrap_servers=self._where.bootstrap, max_batch_size=1_000_000)
+        producer = AIOKafkaProducer(bootstrap_servers=self._where.server, max_batch_size=1_000_000)
         await producer.start()
         began, pool = time.monotonic(), self._pool
         try:
@@ -139,7 +102,7 @@ async def watching(
 ) -> AsyncIterator[None]:
     """Call ``seen(partition, records, now in ms)`` for committed outputs as they arrive."""
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=where.bootstrap,
+        bootstrap_servers=where.server,
         isolation_level="read_committed",
         enable_auto_commit=False,
         auto_offset_reset="earliest",
@@ -162,16 +125,3 @@ async def watching(
         task.cancel()
         await asyncio.wait([task])
         await consumer.stop()
-
-
-async def until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
-    try:
-        async with asyncio.timeout(timeout_s):
-            while not condition():  # noqa: ASYNC110 - any condition
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        raise RuntimeError(f"{what}: not within {timeout_s:g} s") from None
-
-
-def kill(process: asyncio.subprocess.Process) -> None:
-    os.kill(process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The work of the Kafka benchmark, for all contenders alike: orders of two sizes, counted under their user.
+"""The work of the benchmarks on real brokers, for all contenders alike: orders of two sizes, counted under their user.
 
 What must live here: the payloads and their types, what the outputs must be, and how CPU time is taken.  What must not:
 anything of a contender; the peers' environments import this module too, so it needs msgspec and orjson alone.
