@@ -15,6 +15,7 @@ from typer import main as typer_main
 from typer.exceptions import Abort, Exit
 
 from streams.cli.agents import agents
+from streams.cli.dev import dev
 from streams.cli.doctor import doctor
 from streams.cli.explain import explain
 from streams.cli.failures import FAILED, MISUSED, report, status_of
@@ -51,6 +52,7 @@ _VERBS: list[tuple[str, Callable[..., Any]]] = [
     ("reset", reset),
     ("new", new),
     ("doctor", doctor),
+    ("dev", dev),
 ]
 for _name, _verb in _VERBS:
     program.command(_name)(_verb)
