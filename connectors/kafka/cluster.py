@@ -27,7 +27,7 @@ from streams.connectors.kafka.wire import MetadataRequest
 from streams.core.record import TopicPartition
 from streams.errors import ConfigurationError, LogUnavailable
 
-__all__ = ["GROUP", "TRANSACTION", "Cluster", "TopicMetadata"]
+__all__ = ["GROUP", "TRANSACTION", "Cluster", "TopicMetadata", "Unanswered"]
 
 logger = logging.getLogger("streams")
 
@@ -43,6 +43,10 @@ CLOSE_S = 1.0
 # Its own lines would say again, with a traceback, what our errors say in one.
 logging.getLogger("aiokafka").addHandler(logging.NullHandler())
 logging.getLogger("aiokafka").propagate = False
+
+
+class Unanswered(LogUnavailable):
+    """A request was sent and no answer came: it may have been carried out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +123,8 @@ class Cluster:
     async def send(self, node: int, request: Any, lane: str = "", *, answered: bool = True) -> Any:
         """The response of a broker; None for a request that is never ``answered`` (producing with acks=0).
 
-        Raises LogUnavailable when there is none, and ConfigurationError for a broker that is too old.  Whether the
-        request was carried out is then not known.
+        Raises LogUnavailable when it couldn't be sent, Unanswered when it was and whether it was carried out isn't
+        known, and ConfigurationError for a broker that is too old.
         """
         connection = await self._connection(node, lane)
         try:
@@ -132,7 +136,7 @@ class Cluster:
         except (KafkaError, OSError, TimeoutError) as error:
             self._forget(node, lane, connection)
             what = "did not answer in time" if isinstance(error, TimeoutError) else f"is gone ({error})"
-            raise LogUnavailable(f"{self.url}: broker {self._name(node)} {what}") from error
+            raise Unanswered(f"{self.url}: broker {self._name(node)} {what}") from error
 
     def _name(self, node: int) -> str:
         known = self._nodes.get(node)

@@ -4,11 +4,16 @@ What must live here: sequences, and sending batches to leaders.  What must not: 
 
 One batch of a partition is under way at a time.  Sent again with the same sequence after an answer that didn't come, it
 is recognised by the broker.  A session that met an error is thrown away with its sequences; nothing is mended.
+
+A broker goes by the timestamps of records when it forgets producers (``producer.id.expiration.ms``, a day): one that
+restarts doesn't recognise a batch of old records.  So such a batch isn't sent again after an answer that didn't come,
+except in a transaction, whose producer isn't forgotten while it is open.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +22,7 @@ from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from streams.connectors.kafka.batches import COMPRESSION, NO_PRODUCER, pack
-from streams.connectors.kafka.cluster import TRANSACTION
+from streams.connectors.kafka.cluster import TRANSACTION, Unanswered
 from streams.connectors.kafka.faults import COORDINATOR_MOVED, MOVED, Code, error_for, name_of
 from streams.core.record import Position, Records, TopicPartition
 from streams.errors import CommitUnknown, LogUnavailable, StreamsError
@@ -33,6 +38,8 @@ Runs = list[tuple[int, int]]
 RETRY_S = 0.01
 AWAY_S = 0.1
 """How long to wait while no broker answers at all."""
+RECOGNISED_MS = 12 * 3_600_000
+"""Half of how long a broker knows a producer whose newest record is so old."""
 RETRIED = MOVED | {
     Code.REQUEST_TIMED_OUT,
     Code.NOT_ENOUGH_REPLICAS,
@@ -62,6 +69,7 @@ class _Batch:
     at: TopicPartition
     raw: bytes
     count: int
+    newest_ms: int
     uncertain: bool = False
 
 
@@ -173,8 +181,9 @@ class Session:
                 sequence=sequence,
             )
             self._sequences[at] = (self._sequences.get(at, 0) + count) % 2**31
+            newest_ms = max(records.timestamps[start : start + count])
             start += count
-            yield _Batch(at, raw, count)
+            yield _Batch(at, raw, count, newest_ms)
 
     async def _send(
         self, node: int, batches: list[_Batch]
@@ -193,6 +202,12 @@ class Session:
         try:
             response = await self._cluster.send(node, request, self._lane, answered=self._acks != 0)
         except LogUnavailable as error:
+            if not isinstance(error, Unanswered):
+                for batch in batches:
+                    batch.uncertain = batch.at in uncertain
+            elif not all(map(self._recognised, batches)):
+                why = "records so old aren't sent again, since a broker that restarts wouldn't recognise them"
+                return {}, {}, CommitUnknown(f"{error}; what was sent may be stored ({why})")
             return {}, {batch.at: str(error).removeprefix(f"{self._cluster.url}: ") for batch in batches}, None
         if self._acks == 0:
             return {batch.at: 0 for batch in batches}, {}, None
@@ -213,6 +228,10 @@ class Session:
                     refusal = code in NOT_STORED or not isinstance(failure, LogUnavailable)
                     held[at].uncertain = not refusal or at in uncertain
         return stored, refused, failure
+
+    def _recognised(self, batch: _Batch) -> bool:
+        """Whether a broker that has stored this batch is sure to know it when it comes again."""
+        return self._transactional_id is not None or batch.newest_ms > time.time() * 1000 - RECOGNISED_MS
 
 
 async def open_session(cluster: Cluster, lane: str, transactional_id: str | None = None) -> Session:

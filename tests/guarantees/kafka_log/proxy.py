@@ -124,6 +124,7 @@ class _Link:
                     continue
             if not mute and not self.client.is_closing():
                 self.client.write(frame)
+        self.client.close()  # the broker has hung up
 
 
 class Proxy:
@@ -163,18 +164,24 @@ class Proxy:
         """Wait until what was late has arrived, and the broker has answered it or hung up."""
         await asyncio.sleep(max((fault.delay_s for fault in self.faults if fault.struck), default=0.0))
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._links.add(task)
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        link = asyncio.ensure_future(self._serve(reader, writer))
+        self._links.add(link)
+
+        def over(link: asyncio.Task[None]) -> None:
+            self._links.discard(link)
+            writer.close()  # also when it had no time to begin
+
+        link.add_done_callback(over)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             with suppress(OSError):
                 await self._relay(reader, writer)
         except asyncio.CancelledError:
             pass  # the test is over
         finally:
-            writer.close()
-            self._links.discard(task)
+            await _closed(writer)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from_broker, to_broker = await asyncio.open_connection("127.0.0.1", self._broker.upstream_port)
@@ -189,7 +196,13 @@ class Proxy:
         finally:
             back.cancel()
             await asyncio.gather(back, return_exceptions=True)
-            to_broker.close()
+            await _closed(to_broker)
+
+
+async def _closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError):  # reset by the other side: closed all the same
+        await writer.wait_closed()
 
 
 async def _frames(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import Callable
+
+import pytest
 
 from streams.connectors.kafka.log import KafkaLog
 from streams.core.log import Append, TopicSpec
@@ -33,12 +36,13 @@ def test_what_an_append_says_is_what_is_on_the_log_whatever_the_network_does(
     refused: set[bytes] = set()
     said: dict[bytes, str] = {}
     struck: list[Fault] = []
+    now = time.time_ns() // 1_000_000  # what is written again is recognised: see below
 
     async def call(log: KafkaLog, caller: int, turn: int, partitions: list[int]) -> None:
         """Now and then of more than fits into one batch, or for several partitions."""
         values = [b"%d/%d/%d/%0100d" % (caller, turn, each, 0) for each in range(len(partitions) * turn % 40 + 1)]
         appends = [
-            Append(TopicPartition(topic, at), Records([b"%d" % at] * len(values), [*values], [1] * len(values)))
+            Append(TopicPartition(topic, at), Records([b"%d" % at] * len(values), [*values], [now] * len(values)))
             for at in partitions
         ]
         written = [b"%d:" % at + value for at in partitions for value in values]
@@ -87,3 +91,39 @@ def test_what_an_append_says_is_what_is_on_the_log_whatever_the_network_does(
     assert not (lies := refused & found.keys()), (len(lies), said[next(iter(lies))])
     assert struck, "the network was too good"
     assert unknown, "the network was too good"
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_what_a_broker_has_stored_and_forgotten_is_not_written_again(
+    kafka_proxied: ProxiedKafka, unique: Callable[[str], str], old: bool
+) -> None:
+    """A broker that restarts knows a producer by what it wrote last, unless that is older than a day."""
+    topic = unique("topic")
+    at = 1 if old else time.time_ns() // 1_000_000
+
+    async def run() -> None:
+        async with Proxy(kafka_proxied) as proxy, asyncio.timeout(120):
+            log = KafkaLog(f"kafka://{kafka_proxied.proxied}?request_timeout_ms=60000&connect_timeout_ms=1000")
+            await log.open()
+            try:
+                await log.create_topics([TopicSpec(topic)])
+
+                async def append(value: bytes) -> None:
+                    await log.append([Append(TopicPartition(topic, 0), Records([None], [value], [at]))])
+
+                await append(b"first")
+                proxy.faults = [Fault(network.PRODUCE, "lose answer")]
+                second = asyncio.ensure_future(append(b"second"))
+                while len(await values_of(kafka_proxied.bootstrap, topic, 0)) < 2:
+                    assert not second.done()
+                await asyncio.to_thread(kafka_proxied.restart)
+                if old:
+                    with pytest.raises(CommitUnknown, match="wouldn't recognise them"):
+                        await second
+                else:
+                    await second
+            finally:
+                await log.close()
+
+    asyncio.run(run())
+    assert asyncio.run(values_of(kafka_proxied.bootstrap, topic, 0)) == [b"first", b"second"]
