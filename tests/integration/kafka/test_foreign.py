@@ -106,11 +106,15 @@ def worker(app: str, log: str, folder: Path, *options: str, **env: str) -> Itera
 
 
 def run_through_kills(
-    app: str, log: str, folder: Path, progress: Callable[[], int], kills: Sequence[int], **env: str
+    app: str, log: str, folder: Path, progress: Callable[[], int], feed: Callable[[range], None], **env: str
 ) -> None:
-    """Run ``app``; kill -9 it each time that ``progress`` has grown by so much, and at last let it finish."""
-    for more in kills:
-        at = progress() + more
+    """Feed ``app`` in portions; kill -9 it in the middle of each but the last, which it may finish."""
+    portion = COUNT // 4
+    for first in range(0, COUNT, portion):
+        at = progress() + 1
+        feed(range(first, first + portion))
+        if first + portion == COUNT:
+            break
         with worker(app, log, folder, **env) as process:
             deadline = time.monotonic() + PATIENCE_S
             while progress() < at:
@@ -161,12 +165,12 @@ def committed(broker: KafkaBroker, topic: str, partitions: int) -> list[bytes]:
     return asyncio.run(read())
 
 
-def numbers(folder: Path) -> None:
-    """An embedded log with the numbers from 0 on, in two partitions, each under a key of its own."""
+def numbers(folder: Path) -> Callable[[range], None]:
+    """Writes numbers to an embedded log, in two partitions, each under a key of its own."""
 
-    async def fill() -> None:
+    async def fill(portion: range) -> None:
         parts = [Records(), Records()]
-        for number in range(COUNT):
+        for number in portion:
             part = parts[number % 2]
             part.keys.append(b"%d" % number)
             part.values.append(b"%d" % number)
@@ -175,7 +179,7 @@ def numbers(folder: Path) -> None:
             await log.create_topics([TopicSpec("numbers", partitions=2)])
             await log.append([Append(TopicPartition("numbers", index), part) for index, part in enumerate(parts)])
 
-    asyncio.run(fill())
+    return lambda portion: asyncio.run(fill(portion))
 
 
 def once_each(found: Sequence[bytes | None]) -> None:
@@ -187,13 +191,12 @@ def test_what_an_app_on_an_embedded_log_writes_to_kafka_is_there_once_through_ki
     kafka_own: KafkaBroker, tmp_path: Path
 ) -> None:
     kafka_own.create_topic("copies", 5)
-    numbers(tmp_path / "log")
     run_through_kills(
         "outward",
         f"embedded:{tmp_path / 'log'}",
         tmp_path / "worker",
         written(kafka_own, "copies"),
-        (1, 4_000, 4_000),
+        numbers(tmp_path / "log"),
         KAFKA=kafka_own.bootstrap,
     )
     once_each(committed(kafka_own, "copies", 5))
@@ -204,24 +207,22 @@ def test_an_app_on_an_embedded_log_reads_what_is_committed_on_kafka_once_through
 ) -> None:
     kafka_own.create_topic("origin", 3)
 
-    async def fill() -> None:
+    async def fill(portion: range) -> None:
         settings = {"bootstrap_servers": kafka_own.bootstrap, "linger_ms": 20}
         async with AIOKafkaProducer(**settings, transactional_id="origin") as producer:
-            for first in range(0, COUNT, 5_000):
-                for wanted in (False, True):  # each is written twice, and the first time taken back
-                    await producer.begin_transaction()
-                    for number in range(first, first + 5_000):
-                        await producer.send("origin", b"%d" % number, key=b"%d" % number)
-                    await (producer.commit_transaction() if wanted else producer.abort_transaction())
+            for wanted in (False, True):  # each is written twice, and the first time taken back
+                await producer.begin_transaction()
+                for number in portion:
+                    await producer.send("origin", b"%d" % number, key=b"%d" % number)
+                await (producer.commit_transaction() if wanted else producer.abort_transaction())
 
-    asyncio.run(fill())
     log = tmp_path / "log"
     run_through_kills(
         "inward",
         f"embedded:{log}",
         tmp_path / "worker",
-        lambda: acknowledged(log),
-        (10, 10, 10),
+        lambda: acknowledged(log) // 10,  # the first commits are claims
+        lambda portion: asyncio.run(fill(portion)),
         KAFKA=kafka_own.bootstrap,
     )
 
@@ -233,13 +234,12 @@ def test_an_app_on_an_embedded_log_reads_what_is_committed_on_kafka_once_through
 
 
 def test_an_app_on_kafka_reads_an_embedded_log_once_through_kills(kafka_own: KafkaBroker, tmp_path: Path) -> None:
-    numbers(tmp_path / "log")
     run_through_kills(
         "across",
         f"kafka://{kafka_own.bootstrap}?session_timeout_ms=2000&heartbeat_interval_ms=400",
         tmp_path / "worker",
         written(kafka_own, "landed"),
-        (1, 4_000, 4_000),
+        numbers(tmp_path / "log"),
         EMBEDDED=str(tmp_path / "log"),
     )
     once_each(committed(kafka_own, "landed", 2))
