@@ -2,7 +2,7 @@
 
 What must live here: the parser, publishing many messages at once, requests.  What must not: JetStream (``api``).
 
-nats-py looks after servers, TLS, credentials and reconnecting.  Its parser makes tasks and objects for each message,
+nats-py looks after sockets, TLS and reconnecting (``session``).  Its parser makes tasks and objects for each message,
 which costs some forty microseconds; ours hands over what one socket read held as one list.  It stands in the place of
 the client's own (``Client._ps``, private: the version is pinned).
 """
@@ -12,19 +12,33 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 import secrets
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 import nats
 import nats.errors
-from nats.aio.client import Client
 
+from streams.connectors.jetstream.login import refusal
+from streams.connectors.jetstream.session import Session
 from streams.errors import ConfigurationError, LogUnavailable
 
 __all__ = ["Connection", "Message", "Subscription", "header_of", "publication"]
 
+logger = logging.getLogger("streams")
+
 CRLF = b"\r\n"
+MESSAGES = b"HM"
+HMSG = MESSAGES[0]
+AGAIN_S = 1.0
+TICK_S = 0.5
+STALL_S = 2.0
+"""A process that stands still for longer than that is behind with reading."""
+MOVE_PATIENCE_S = 2.0
+REFUSED_S = 10.0
+"""For how long a login that is refused again and again is tried: credentials may be renewed a moment late."""
 Handler = Callable[[list["Message"]], None]
 
 
@@ -37,10 +51,13 @@ class Message(NamedTuple):
     payload: bytes
 
 
+_make = tuple.__new__
+
+
 class BatchParser:
     """Takes socket reads apart; messages of our subscriptions go to their handlers, a list for each read."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Session) -> None:
         self._client = client
         self._rest = b""
         self.handlers: dict[bytes, Handler] = {}
@@ -52,22 +69,31 @@ class BatchParser:
         data = self._rest + data if self._rest else bytes(data)
         start, end = 0, len(data)
         found: dict[bytes, list[Message]] = {}
+        last, messages = b"", list[Message]()
         while start < end:
             line_end = data.find(CRLF, start)
             if line_end < 0:
                 break
             kind = data[start]
-            if kind in b"MH":
+            if kind in MESSAGES:
                 words = data[start:line_end].split()
-                size = int(words[-1])
                 body = line_end + 2
-                if body + size + 2 > end:
+                split, stop = body, body + int(words[-1])
+                if stop + 2 > end:
                     break
-                head_size = int(words[-2]) if kind == 72 else 0
-                reply = words[3] if len(words) == (6 if kind == 72 else 5) else b""
-                message = Message(words[1], reply, data[body : body + head_size], data[body + head_size : body + size])
-                if words[2] in self.handlers:
-                    found.setdefault(words[2], []).append(message)
+                if kind == HMSG:
+                    split += int(words[-2])
+                    reply = words[3] if len(words) == 6 else b""
+                else:
+                    reply = words[3] if len(words) == 5 else b""
+                # Half of the price of Message(...), which is most of what a message costs here.
+                message = _make(Message, (words[1], reply, data[body:split], data[split:stop]))
+                if words[2] == last:
+                    messages.append(message)
+                elif words[2] in self.handlers:
+                    last = words[2]
+                    messages = found.setdefault(last, [])
+                    messages.append(message)
                 else:
                     await self._client._process_msg(
                         int(words[2]),
@@ -76,7 +102,7 @@ class BatchParser:
                         message.payload,
                         message.head or None,  # type: ignore[arg-type]  # as its own parser calls it
                     )
-                start = body + size + 2
+                start = stop + 2
                 continue
             await self._control(data[start:line_end])
             start = line_end + 2
@@ -95,7 +121,7 @@ class BatchParser:
         elif line.startswith(b"INFO "):
             await client._process_info(json.loads(line[5:]))
         elif line.startswith(b"-ERR"):
-            await client._process_err(line[4:].strip().decode(errors="replace").lower())
+            await client.said(line[4:].decode(errors="replace"))
         elif line not in (b"+OK", b""):
             raise nats.errors.ProtocolError("nats: unknown protocol")
 
@@ -117,6 +143,14 @@ def header_of(head: bytes, name: bytes) -> bytes | None:
     return None
 
 
+def _wider(subject: str) -> str:
+    """What to allow for a subject, as one would write it."""
+    words = subject.split(".")
+    if subject.startswith("$JS.API."):
+        return f'"$JS.API.>" (or "{".".join(words[:4])}.>")' if len(words) > 4 else '"$JS.API.>"'
+    return f'"{words[0]}.>"'
+
+
 class Subscription:
     """A subscription whose messages come in lists.  Survives reconnects."""
 
@@ -133,20 +167,28 @@ class Subscription:
 
 
 class Connection:
-    """A connection with requests, batches and subscriptions.  Errors are this project's."""
+    """A connection with requests, batches and subscriptions.  Errors are this project's.
+
+    reconnects: how often it was made anew.  slow: how often it was lost while this process was behind with reading.
+    """
 
     def __init__(self, url: str, settings: Callable[[], dict[str, Any]], *, timeout_s: float) -> None:
         self.url = url
         self.timeout_s = timeout_s
         self._settings = settings
-        self._client = Client()
+        self._client = Session(settings, self._denied)
         self.parser = BatchParser(self._client)
-        self._client._ps = self.parser  # type: ignore[assignment]
-        self._inbox = f"_INBOX.{secrets.token_hex(11)}"
+        self._inbox = ""
         self._numbers = itertools.count(1)
         self._waiting: dict[bytes, asyncio.Future[Message]] = {}
+        self._asked: dict[bytes, str] = {}
         self._replies: Subscription | None = None
-        self.reconnects = 0
+        self._background: set[asyncio.Task[None]] = set()
+        self._refused: dict[str, float] = {}
+        self._unfit = ""
+        self._ticked = self._stalled = 0.0
+        self._lost_at = 0.0
+        self.reconnects = self.slow = 0
 
     @property
     def connected(self) -> bool:
@@ -157,32 +199,43 @@ class Connection:
         """What the server says of itself."""
         return dict(self._client._server_info)
 
+    @property
+    def place(self) -> str:
+        """host:port of the server that we are connected to."""
+        return self._client.here
+
     async def open(self) -> None:
         """Connect.  Raises LogUnavailable, ConfigurationError, within ``timeout_s``."""
-
-        refused: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        settings = self._settings()
+        self._client = Session(self._settings, self._denied)
+        self.parser = BatchParser(self._client)
+        self._client._ps = self.parser  # type: ignore[assignment]
+        self._inbox = f"{settings['inbox_prefix']}.{secrets.token_hex(11)}"
+        self._unfit = ""
+        self._refused.clear()
+        refused: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        places = len(settings["servers"])
+        refusals: list[str] = []
 
         async def note(error: Exception) -> None:
             # What else goes wrong shows where it is waited for.
-            if "authorization" in str(error).lower() and not refused.done():
-                refused.set_result(error)
-
-        async def disconnected() -> None:
-            # Answers to what was sent before won't come any more: who waits for one needn't wait for the time-out.
-            for future in self._waiting.values():
-                if not future.done():
-                    future.set_exception(LogUnavailable(f"{self.url}: the connection was lost"))
-
-        async def reconnected() -> None:
-            self.reconnects += 1
+            why = refusal(error)
+            if why is None:
+                return
+            refusals.append(why)
+            if len(refusals) >= places and not refused.done():
+                refused.set_result(why)
+            self._turned_down(why)
 
         try:
-            settings = self._settings()
             connecting = asyncio.ensure_future(
                 self._client.connect(
+                    name="streams",
                     error_cb=note,
-                    disconnected_cb=disconnected,
-                    reconnected_cb=reconnected,
+                    disconnected_cb=self._lost,
+                    reconnected_cb=self._back,
+                    lame_duck_mode_cb=self._lame_duck,
+                    reconnect_to_server_handler=self._client.choose,
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=0.2,  # type: ignore[arg-type]  # it is slept for
                     **settings,
@@ -194,29 +247,120 @@ class Connection:
             if not connecting.done():
                 connecting.cancel()
                 await asyncio.wait({connecting})
-                if refused.done():
-                    raise ConfigurationError(
-                        f"{self.url}: the server refused the login; look at user, password or creds"
-                    )
+                if refusals:
+                    raise ConfigurationError(f"{self.url}: can't connect: {refusals[-1]}")
                 raise TimeoutError("no answer")
             connecting.result()
+            self._replies = await self.subscribe(f"{self._inbox}.*", self._answered)
+            await self._client.flush(timeout=max(1, int(self.timeout_s)))  # a subscription that is denied shows by now
+            if self._unfit:
+                raise ConfigurationError(self._unfit)
         except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
-            await self._client.close()
+            await self._end()
             why = str(self._client.last_error or error) or type(error).__name__
             raise LogUnavailable(
                 f"{self.url}: can't connect: {why}; is the server running, and is that its address?"
             ) from error
         except BaseException:
-            await self._client.close()
+            await self._end()
             raise
-        self._replies = await self.subscribe(f"{self._inbox}.*", self._answered)
+        self._ticked = time.monotonic()
+        self._do(self._tick())
 
     async def close(self) -> None:
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(LogUnavailable(f"{self.url}: the log is closed"))
         self._waiting.clear()
+        await self._end()
+
+    async def _end(self) -> None:
+        self._client.closing = True
+        for task in list(self._background):
+            task.cancel()
         await self._client.close()
+        self._client.abort()
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # ── its life ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _tick(self) -> None:
+        """See when this process stands still: the server sees a client that doesn't read."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = time.monotonic()
+            if now - self._ticked > STALL_S:
+                self._stalled = now
+            self._ticked = now
+
+    async def _lost(self) -> None:
+        # Answers to what was sent before won't come any more: who waits for one needn't wait for the time-out.
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(LogUnavailable(f"{self.url}: the connection was lost"))
+        client, now = self._client, time.monotonic()
+        if client.closing or not client.why_lost:
+            return
+        client.rounds.reset()
+        self._lost_at = now
+        behind = now - self._ticked > STALL_S or now - self._stalled < STALL_S
+        self.slow += behind
+        slow = "; this process had stopped reading (blocked, paused or overloaded): a slow consumer" if behind else ""
+        logger.warning(
+            "%s: lost the connection to %s (%s)%s; trying again", self.url, self.place, client.why_lost, slow
+        )
+
+    async def _back(self) -> None:
+        self.reconnects += 1
+        self._refused.clear()
+        self._unfit = ""
+        self._client.rounds.reset()
+        self._client.rounds.leaving = ""
+        took_s = time.monotonic() - self._lost_at
+        logger.info("%s: connected to %s, after %.1f s without a server", self.url, self.place, took_s)
+
+    async def _lame_duck(self) -> None:
+        client = self._client
+        if client.elsewhere():
+            logger.info("%s: %s is about to stop; going to another server", self.url, self.place)
+            client.rounds.leaving = self.place
+            self._do(self._move(self.place))
+        else:
+            logger.warning("%s: %s is about to stop, and no other server is known", self.url, self.place)
+
+    async def _move(self, place: str) -> None:
+        """Go while nobody waits for an answer: what is under way would have to be looked up."""
+        until = time.monotonic() + MOVE_PATIENCE_S
+        while self._waiting and time.monotonic() < until:
+            await asyncio.wait(list(self._waiting.values()), timeout=MOVE_PATIENCE_S)
+        if self.connected and self.place == place:
+            await self._client.force_reconnect()
+
+    def _turned_down(self, why: str) -> None:
+        """While it is lost: servers that keep turning us down won't do otherwise by being asked for ever."""
+        since = self._refused.setdefault(why, time.monotonic())
+        if self._lost_at and not self._client.is_closed and time.monotonic() > since + REFUSED_S:
+            self._unfit = f"{self.url}: can't connect again: {why}"
+
+    def _denied(self, what: str, subject: str) -> None:
+        """Permissions forbid a subject: who waits for an answer is told, or else whoever asks next."""
+        verb = "publish" if what == "publish" else "subscribe"
+        error = (
+            f"{self.url}: the server doesn't let this user {verb} to {subject}; its permissions have to allow {verb} "
+            f"{_wider(subject)} (docs/nats.md lists all that is needed)"
+        )
+        asking = [reply for reply, asked in self._asked.items() if asked == subject]
+        if not asking:
+            self._unfit = error
+            asking = [reply for reply in self._waiting if reply not in self._asked]
+        for reply in asking:
+            future = self._waiting.get(reply)
+            if future is not None and not future.done():
+                future.set_exception(ConfigurationError(error))
 
     async def subscribe(self, subject: str, handler: Handler) -> Subscription:
         """Hand every message to ``handler``, in lists; called from the event loop, must not block."""
@@ -246,16 +390,30 @@ class Connection:
 
     def forget(self, reply: str) -> None:
         self._waiting.pop(reply.encode(), None)
+        self._asked.pop(reply.encode(), None)
 
-    async def request(self, subject: str, payload: bytes = b"", headers: Sequence[tuple[str, bytes]] = ()) -> Message:
-        """The answer to a request.  Raises LogUnavailable when none comes; it may have been carried out."""
+    async def request(
+        self, subject: str, payload: bytes = b"", headers: Sequence[tuple[str, bytes]] = (), *, again: bool = False
+    ) -> Message:
+        """The answer to a request.  Raises LogUnavailable when none comes; it may have been carried out.
+
+        ``again``: it only asks, so it is sent again every second: a stream that has no leader now drops what it is
+        asked, and would otherwise be heard of a whole time-out later.  Raises ConfigurationError for what isn't
+        allowed."""
+        if self._unfit:
+            raise ConfigurationError(self._unfit)
         if not self.connected:
             raise LogUnavailable(f"{self.url}: not connected")
         reply, future = self.expect()
+        self._asked[reply.encode()] = subject
         try:
-            await self.write(publication(subject, payload, reply, headers))
             async with asyncio.timeout(self.timeout_s):
-                message = await future
+                while True:
+                    await self.write(publication(subject, payload, reply, headers))
+                    await asyncio.wait({future}, timeout=AGAIN_S if again else None)
+                    if future.done():
+                        message = future.result()
+                        break
         except TimeoutError:
             raise LogUnavailable(f"{self.url}: no answer to {subject} within {self.timeout_s:g} s") from None
         finally:

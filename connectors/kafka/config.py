@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 from urllib.parse import quote, unquote
 
+from streams.core.secret import Secret
 from streams.core.urls import pairs_of, quoted, without_secrets
 from streams.errors import ConfigurationError
 
@@ -42,30 +43,6 @@ Security = Literal["plaintext", "tls", "sasl", "sasl_tls"]
 Mechanism = Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
 Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 Acks = Literal["all", "1", "0"]
-
-
-class Secret:
-    """A string that shows itself to nobody but who calls ``reveal``.  False when empty."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str = "") -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        return self._text
-
-    def __bool__(self) -> bool:
-        return bool(self._text)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._text == self._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-    def __repr__(self) -> str:
-        return "***" if self._text else "''"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ def without_secrets(url: str, keep: Callable[[str], bool] = _plain) -> str:
     """``url`` without its secrets, whatever it looks like, one that can't be parsed too.
 
     Gone are the password before the host and those settings that ``keep`` doesn't want, by default whatever is called a
-    password, token or the like.
+    password, token or the like.  In a URL of NATS a user without a password may be a token, and is gone as well.
     """
     scheme, mark, rest = url.partition("://" if "://" in url else ":")
     location, _, query = rest.partition("?")
@@ -44,4 +44,6 @@ def without_secrets(url: str, keep: Callable[[str], bool] = _plain) -> str:
         no_port = r":(?![^\[]*\]).*" if cut else r":(?!\d+$|[^\[]*\]).*"
         place = ",".join(re.sub(no_port, ":***", one) for one in hosts.split(",")) + ("" if cut else slash + path)
     kept = "&".join(f"{name}={quoted(value)}" for name, value in pairs_of(query) if keep(name) and not cut)
-    return scheme + mark + userinfo.partition(":")[0] + at + place + ("?" + kept if kept else "")
+    user, colon, _ = userinfo.partition(":")
+    user = "***" if scheme == "nats" and at and not colon else user
+    return scheme + mark + user + at + place + ("?" + kept if kept else "")

@@ -35,6 +35,7 @@ HOMES = {
     "httpx2": ("streams/registry",),
     "hypothesis": ("streams/testing",),
     "nats": ("connectors/jetstream",),
+    "nkeys": ("connectors/jetstream",),
     "prometheus_client": ("streams/runtime",),
     "pydantic": ("streams/dsl",),
     "pydantic_core": ("streams/dsl",),

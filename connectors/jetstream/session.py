@@ -1,0 +1,141 @@
+"""nats-py's client, where its way with a connection isn't ours.
+
+What must live here: what it does about errors, TLS and the choice of a server.  What must not: messages (``client``),
+secrets (``login``).
+
+    connected ──▶ lost: an error of the socket, three pings without an answer, a word of the server
+                    │    (nats-py would close itself for good at most of those)
+                    └──▶ each server of the pool once, in any order, then a pause, longer each round ──▶ connected
+
+It stands on private methods of nats-py: its version is pinned.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client, Server, Srv
+
+from streams.connectors.jetstream.login import NO_TLS
+from streams.errors import ConfigurationError
+
+__all__ = ["Rounds", "Session"]
+
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 3.0
+_DENIED = re.compile(r"permissions violation for (publish|subscription) to \"(.+?)\"(?: using queue|$)", re.IGNORECASE)
+
+
+class Rounds:
+    """Which server to try next, and after what pause."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self._left: list[str] = []
+        self._round = 0
+        self.leaving = ""
+
+    def reset(self) -> None:
+        """The connection was made, or was just lost."""
+        self._left, self._round = [], 0
+
+    def next(self, places: list[str]) -> tuple[str, float]:
+        """One of ``places``, and the seconds to wait before.  ``leaving`` is about to stop, and comes last."""
+        self._left = [each for each in self._left if each in places]
+        pause = 0.0
+        if not self._left:
+            # Never in step: a server that comes back would be found by all of its clients at once.
+            longest = min(LAST_PAUSE_S, FIRST_PAUSE_S * 2**self._round)
+            pause = self._chance.uniform(longest / 2 if self._round else 0.0, longest)
+            self._round += 1
+            self._left = self._chance.sample(places, len(places))
+            self._left.sort(key=lambda place: place == self.leaving)
+        return self._left.pop(0), pause
+
+
+class Session(Client):
+    """settings: arguments as for ``nats.connect``, called again for each TLS handshake.  denied: is told ("publish" or
+    "subscription", subject) when permissions forbid one."""
+
+    def __init__(self, settings: Callable[[], dict[str, Any]], denied: Callable[[str, str], None]) -> None:
+        super().__init__()
+        self._again = settings
+        self._denied = denied
+        self.rounds = Rounds(random.Random())
+        self.why_lost = ""
+        self.closing = False
+
+    def choose(self, pool: list[Server], info: dict[str, Any]) -> tuple[Server, float]:
+        """A ``reconnect_to_server_handler``."""
+        by_place = {each.uri.netloc: each for each in pool}
+        place, pause = self.rounds.next(list(by_place))
+        return by_place[place], pause
+
+    @property
+    def here(self) -> str:
+        """host:port of the server that we are connected to, or were."""
+        return self._current_server.uri.netloc.rpartition("@")[2] if self._current_server is not None else ""
+
+    def elsewhere(self) -> bool:
+        """Whether the pool has another server."""
+        return any(each.uri.netloc.rpartition("@")[2] != self.here for each in self._server_pool)
+
+    def abort(self) -> None:
+        """Drop the socket at once.  Closing it waits until the server has taken what was written, which it may never
+        do."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+
+    async def said(self, words: str) -> None:
+        """A line -ERR of the server."""
+        words = words.strip().strip("'")
+        denied = _DENIED.match(words)
+        if denied is not None:
+            self._denied(denied[1].lower(), denied[2])
+        elif not words.lower().startswith(("permissions violation", "invalid")):  # those don't end the connection
+            await self._process_op_err(nats.errors.Error(f"the server says: {words}"))
+
+    # ── in place of nats-py's own ─────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def ssl_context(self) -> Any:
+        try:
+            context = self._again().get("tls")
+        except ConfigurationError as error:
+            raise nats.errors.Error(str(error)) from error
+        return context if context is not None else super().ssl_context
+
+    async def _process_op_err(self, e: Exception) -> None:
+        if self.is_connected:
+            self.why_lost = _words(e)
+            self.abort()
+        await super()._process_op_err(e)
+
+    async def force_reconnect(self) -> None:
+        if self.is_connected:
+            self.why_lost = "it is about to stop"
+        await super().force_reconnect()
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        self.abort()  # an attempt that failed after its socket was open has left it so
+        await super()._connect_to_server(s)
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        # nats-py goes on in the clear where a server doesn't ask for encryption, password and all.
+        if initial_connection and "tls" in self.options and not info.get("tls_required"):
+            if not info.get("tls_available"):
+                raise nats.errors.Error(NO_TLS)
+            info["tls_required"] = True
+        await super()._process_info(info, initial_connection)
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, nats.errors.UnexpectedEOF):  # which is a StaleConnectionError, too
+        return "it was closed at the other end"
+    if isinstance(error, nats.errors.StaleConnectionError):
+        return "it answers no pings"
+    return str(error) or type(error).__name__
