@@ -19,11 +19,11 @@ from streams.connectors.jetstream.compaction import Policy, compact
 from streams.connectors.jetstream.config import parse_url
 from streams.connectors.jetstream.group import groups_config, members_of
 from streams.connectors.jetstream.membership import JetStreamMembership
-from streams.connectors.jetstream.messages import atomic_batch, blocks_of
+from streams.connectors.jetstream.messages import atomic_batch, blocks_of, rows_of
 from streams.connectors.jetstream.reader import JetStreamReader
 from streams.connectors.jetstream.topics import Topics
 from streams.connectors.jetstream.upkeep import Upkeep
-from streams.connectors.jetstream.writer import JetStreamTaskWriter, Message, Totals, fence, last_held, rows_of
+from streams.connectors.jetstream.writer import JetStreamTaskWriter, Message, Totals, fence, last_held
 from streams.connectors.memory.rules import check_columns, check_record_sizes, partition_for
 from streams.core.capability import Capabilities, Durability, Limits
 from streams.core.log import Append, Commit, TopicInfo, TopicSpec

@@ -13,12 +13,13 @@ position can point into a block.
 from __future__ import annotations
 
 import base64
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from streams.connectors.jetstream.client import publication
+from streams.connectors.jetstream.client import Message
 from streams.core.record import Headers, Records
 from streams.errors import LogCorrupt
 
@@ -27,9 +28,10 @@ __all__ = [
     "Lines",
     "atomic_batch",
     "blocks_of",
-    "message_of",
+    "columns_of",
     "record_of",
     "records_of_block",
+    "rows_of",
 ]
 
 BLOCK_PLACES = 2**20
@@ -58,13 +60,35 @@ class Block(msgspec.Struct, array_like=True, gc=False):
 _encode = msgspec.msgpack.Encoder().encode
 _decode_block = msgspec.msgpack.Decoder(Block).decode
 _decode_packed = msgspec.msgpack.Decoder(_Packed).decode
+_space = re.compile(rb"\s").search
+_plain = re.compile(
+    rb"NATS/1\.0\r\n(?:Nats-[^\r]*+\r\n)*+"
+    rb"Streams-Time: (\d+)\r\n(?:Streams-Key: (\S++(?: ++\S++)*+)\r\n)?+"
+    rb"(?:Nats-[^\r]*+\r\n)*+\r\n"
+).fullmatch
+"""Headers as nearly all messages have them, that ``rows_of`` has made."""
 
 
 # ── one record, one message ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def message_of(key: bytes | None, value: bytes | None, timestamp: int, headers: Headers | None) -> tuple[Lines, bytes]:
-    """The headers and the payload of a record."""
+def rows_of(records: Records) -> list[tuple[bytes, bytes]]:
+    """Records as messages: the lines of headers, and the payload, of each."""
+    if records.headers is not None or not _fit(records.keys) or None in records.values:
+        headers = records.headers if records.headers is not None else [None] * len(records)
+        return list(map(_message_of, records.keys, records.values, records.timestamps, headers))
+    rows = zip(records.keys, records.values, records.timestamps, strict=True)
+    return [
+        (
+            b"Streams-Time: %d\r\n" % time if key is None else b"Streams-Time: %d\r\nStreams-Key: %b\r\n" % (time, key),
+            value or b"",
+        )
+        for key, value, time in rows
+    ]
+
+
+def _message_of(key: bytes | None, value: bytes | None, timestamp: int, headers: Headers | None) -> tuple[bytes, bytes]:
+    """The header lines and the payload of a record."""
     lines: Lines = [("Streams-Time", b"%d" % timestamp)]
     plain = (key is None or _fits(key)) and all(_names(name) and _fits(value) for name, value in headers or ())
     if not plain:
@@ -75,7 +99,22 @@ def message_of(key: bytes | None, value: bytes | None, timestamp: int, headers: 
         lines.extend(headers or ())
     if value is None:
         lines.append(("Streams-Tombstone", b"1"))
-    return lines, value if value is not None else b""
+    return _head(lines), value if value is not None else b""
+
+
+def _head(lines: Iterable[tuple[str, bytes]]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % (name.encode(), value) for name, value in lines])
+
+
+def _fit(keys: Sequence[bytes | None]) -> bool:
+    """Whether all of these keys can stand in a header as they are: a look at all at once, which may say no wrongly."""
+    known = [key for key in keys if key is not None]
+    joined = b"".join(known)
+    if not joined.isascii():
+        return False
+    if _space(joined) is None:
+        return True
+    return b"\r" not in joined and b"\n" not in joined and all(key == key.strip() for key in known)
 
 
 def _fits(text: bytes) -> bool:
@@ -99,6 +138,31 @@ def _names(name: str) -> bool:
         and not set(name) & set(": ")
         and not name.startswith(("Nats-", "Streams-"))
     )
+
+
+def columns_of(messages: Sequence[tuple[int, int, Message]]) -> Records:
+    """(sequence, when the server stored it in ns, message) of some messages, as records."""
+    keys: list[bytes | None] = []
+    values: list[bytes | None] = []
+    times: list[int] = []
+    headers: list[Headers | None] = []
+    some = False
+    for _, time_ns, (_, _, head, payload) in messages:
+        plain = _plain(head)
+        if plain is not None:
+            time, key = plain.groups()
+            keys.append(key)
+            values.append(payload)
+            times.append(int(time))
+            headers.append(None)
+            continue
+        row = record_of(head, payload, time_ns // 1_000_000)
+        keys.append(row[0])
+        values.append(row[1])
+        times.append(row[2])
+        headers.append(row[3])
+        some = some or row[3] is not None
+    return Records(keys, values, times, headers if some else None)
 
 
 def record_of(head: bytes, payload: bytes, time_ms: int) -> tuple[bytes | None, bytes | None, int, Headers | None]:
@@ -164,15 +228,26 @@ def records_of_block(payload: bytes, where: str) -> Records:
 # ── batches ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def atomic_batch(messages: Iterable[tuple[str, Sequence[tuple[str, bytes]], bytes]], reply: str) -> bytes:
-    """Messages (subject, headers, payload) of one stream as one atomic batch (ADR-50); the last one is answered."""
-    batch = secrets.token_hex(16).encode()
-    parts: list[bytes] = []
+def atomic_batch(messages: Iterable[tuple[str, Sequence[tuple[str, bytes]] | bytes, bytes]], reply: str) -> bytes:
+    """Messages (subject, headers, payload) of one stream as one atomic batch (ADR-50); the last one is answered.
+
+    Headers are pairs, or lines as ``rows_of`` makes them.
+    """
+    # Every stored message has the id, and every reader gets it: it is as short as chance allows.
+    batch = secrets.token_urlsafe(12).encode()
+    base = len("NATS/1.0\r\nNats-Batch-Id: \r\nNats-Batch-Sequence: \r\n\r\n") + len(batch)
     held = list(messages)
+    parts: list[bytes] = []
     for number, (subject, headers, payload) in enumerate(held, 1):
-        lines: Lines = [("Nats-Batch-Id", batch), ("Nats-Batch-Sequence", b"%d" % number), *headers]
-        last = number == len(held)
-        if last:
-            lines.append(("Nats-Batch-Commit", b"1"))
-        parts.append(publication(subject, payload, reply if last else "", lines))
+        lines = headers if isinstance(headers, bytes) else _head(headers)
+        to = subject
+        if number == len(held):
+            lines += b"Nats-Batch-Commit: 1\r\n"
+            to = f"{subject} {reply}"
+        place = b"%d" % number
+        size = base + len(place) + len(lines)
+        parts.append(
+            b"HPUB %b %d %d\r\nNATS/1.0\r\nNats-Batch-Id: %b\r\nNats-Batch-Sequence: %b\r\n%b\r\n%b\r\n"
+            % (to.encode(), size, size + len(payload), batch, place, lines, payload)
+        )
     return b"".join(parts)

@@ -18,21 +18,21 @@ import asyncio
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from streams.connectors.jetstream.api import Api, ApiError
 from streams.connectors.jetstream.chains import previous_of
 from streams.connectors.jetstream.client import Message, Subscription, publication
-from streams.connectors.jetstream.messages import BLOCK_PLACES, record_of, records_of_block
+from streams.connectors.jetstream.messages import BLOCK_PLACES, columns_of, records_of_block
 from streams.connectors.jetstream.names import snapshot_subject
 from streams.connectors.jetstream.snapshots import Manifest, next_block
-from streams.connectors.jetstream.topics import Place, Topics
-from streams.core.record import Fetched, Headers, Position, Positions, Records, TopicPartition
+from streams.connectors.jetstream.topics import Place
+from streams.core.record import Bounds, Fetched, Position, Positions, Records, TopicPartition
 from streams.errors import DataError, LogCorrupt, PositionLost, TopicRecreated
 
-__all__ = ["JetStreamReader"]
+__all__ = ["LOOK_S", "SILENCE_S", "JetStreamReader", "Partition", "Places"]
 
 NS = 1_000_000_000
 PULL_RECORDS, PULL_BLOCKS = 500, 16
@@ -46,11 +46,29 @@ INACTIVE_S = 60.0
 OVERTAKEN = "compaction was quicker"
 
 
+class Places(Protocol):
+    """Where partitions lie: ``topics.Topics``, or the streams of others (``foreign_streams``)."""
+
+    async def infos(self, names: Collection[str] | None) -> Any:
+        """Look at topics anew."""
+        ...
+
+    async def place(self, at: TopicPartition) -> Place: ...
+
+    async def bounds(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Bounds]: ...
+
+    async def manifest(self, at: TopicPartition) -> tuple[int, Manifest | None]: ...
+
+    def owner(self, at: TopicPartition) -> str: ...
+
+
 @dataclass(slots=True)
-class _Partition:
+class Partition:
     """What is known of one partition.
 
     position: of the next record to hand out.  seen: sequence of the last message that arrived.
+    prefix: of the ack subjects of the consumer.  checked: up to that sequence no gap holds anything that was lost.
+    pending: how many more there were for us when it was sent.  free: gaps that begin before it mean nothing.
     manifest: while its snapshot is read; part, part_seq: number of its next block, and from where on to look for it.
     """
 
@@ -61,12 +79,16 @@ class _Partition:
     inbox: str = ""
     subscription: Subscription | None = None
     expected: int = 1
+    prefix: bytes = b""
+    checked: int = 0
     asked: int = 0
     heard_at: float = 0.0
     looked_at: float = 0.0
     broken: str = ""
     end: int | None = None
     seen: int = 0
+    pending: int = 1
+    free: int = 0
     overtaken_at: int = -1
     manifest: Manifest | None = None
     part: int = 0
@@ -75,12 +97,12 @@ class _Partition:
 
 
 class JetStreamReader:
-    """A ``Reader`` of fixed partitions."""
+    """A ``Reader`` of fixed partitions.  What is special of others' streams overrides the methods that say so."""
 
-    def __init__(self, api: Api, topics: Topics, positions: Positions) -> None:
+    def __init__(self, api: Api, topics: Places, positions: Positions) -> None:
         self._api = api
         self._topics = topics
-        self._partitions = {at: _Partition(at, position.offset()) for at, position in positions.items()}
+        self._partitions = {at: Partition(at, position.offset()) for at, position in positions.items()}
         self._arrived = asyncio.Event()
         self._created: dict[str, str] = {}
 
@@ -131,7 +153,7 @@ class JetStreamReader:
 
     # ── consumers ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _see_to(self, each: _Partition) -> None:
+    async def _see_to(self, each: Partition) -> None:
         """Have a consumer that stands where the partition's buffer ends."""
         now = asyncio.get_running_loop().time()
         if each.manifest is not None:
@@ -153,7 +175,7 @@ class JetStreamReader:
         await self._drop(each)
         await self._open(each)
 
-    async def _open(self, each: _Partition) -> None:
+    async def _open(self, each: Partition) -> None:
         await self._topics.infos([each.at.topic])
         place = await self._topics.place(each.at)
         bounds = (await self._topics.bounds([each.at]))[each.at]
@@ -184,13 +206,12 @@ class JetStreamReader:
             each.inbox, lambda messages: self._receive(each, messages)
         )
         config: dict[str, Any] = {
-            "deliver_policy": "by_start_sequence",
-            "opt_start_seq": max(1, place.seq(each.position)),
             "ack_policy": "none",
             "filter_subject": place.subject,
             "mem_storage": True,
             "num_replicas": 1,
             "inactive_threshold": int(INACTIVE_S * NS),
+            **self._start_of(each, place, bounds.start),
         }
         try:
             made = await self._api.call(
@@ -198,9 +219,18 @@ class JetStreamReader:
             )
         except ApiError as error:
             raise self._api.failure(error, f"reading {each.at}") from error
-        each.consumer, each.expected, each.asked, each.broken = made["name"], 1, 0, ""
+        each.consumer, each.expected, each.asked, each.broken, each.prefix = made["name"], 1, 0, "", b""
+        each.pending = made.get("num_pending", 1)
 
-    async def _drop(self, each: _Partition) -> None:
+    def _start_of(self, each: Partition, place: Place, first: Position) -> dict[str, Any]:
+        """Where a new consumer begins; ``first``: of what can be read.  May be overridden."""
+        return {"deliver_policy": "by_start_sequence", "opt_start_seq": max(1, place.seq(each.position))}
+
+    def _columns(self, place: Place, taken: Sequence[tuple[int, int, Message]]) -> Records:
+        """Messages (sequence, time in ns, message) as records.  May be overridden."""
+        return columns_of(taken)
+
+    async def _drop(self, each: Partition) -> None:
         subscription, each.subscription = each.subscription, None
         if subscription is not None:
             await subscription.close()
@@ -209,7 +239,7 @@ class JetStreamReader:
             await self._api.connection.write(publication(subject, b""))
         each.consumer = ""
 
-    async def _pull(self, each: _Partition) -> None:
+    async def _pull(self, each: Partition) -> None:
         """Ask for more when little of what was asked for is still to come."""
         place = each.place
         if each.subscription is None or each.broken or place is None:
@@ -230,30 +260,36 @@ class JetStreamReader:
 
     # ── answers ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _receive(self, each: _Partition, messages: list[Message]) -> None:
+    def _receive(self, each: Partition, messages: list[Message]) -> None:
         each.heard_at = asyncio.get_running_loop().time()
+        place, prefix, before = each.place, each.prefix, len(each.waiting)
+        assert place is not None
         for message in messages:
-            if not message.reply.startswith(b"$JS.ACK."):
-                self._status(each, message)
-                continue
-            # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>; newer servers put
-            # the domain and the account in front.
-            seq, number, time_ns, pending = _numbers(message.reply.split(b"."))
-            if number != each.expected:
+            reply = message[1]
+            if not prefix or not reply.startswith(prefix):
+                if not reply.startswith(b"$JS.ACK."):
+                    self._status(each, message)
+                    continue
+                prefix = each.prefix = _prefix(reply)
+            # <deliveries>.<stream seq>.<consumer seq>.<time>.<pending>, and with newer servers a token
+            _, found, number, time_ns, pending, *_ = reply[len(prefix) :].split(b".")
+            if int(number) != each.expected:
                 each.broken = each.broken or "a message is missing"
                 continue
-            assert each.place is not None
-            if each.place.compact and previous_of(message.head, seq) > each.seen:
+            seq = int(found)
+            if place.compact and previous_of(message.head, seq) > each.seen:
                 each.broken = each.broken or OVERTAKEN
                 continue
             each.expected += 1
-            each.seen = seq
-            each.asked = max(0, each.asked - 1)
-            each.waiting.append((seq, time_ns, message))
-            each.end = max(each.end or 0, each.place.offset(seq + 1 + pending))
+            each.waiting.append((seq, int(time_ns), message))
+            each.seen, each.pending = seq, int(pending)
+        arrived = len(each.waiting) - before
+        if arrived:
+            each.asked = max(0, each.asked - arrived)
+            each.end = max(each.end or 0, place.offset(each.seen + 1 + each.pending))
         self._arrived.set()
 
-    def _status(self, each: _Partition, message: Message) -> None:
+    def _status(self, each: Partition, message: Message) -> None:
         status = message.head[9:12]
         if status in (b"408", b"404") or (status == b"409" and b"Max" in message.head):
             each.asked = 0  # the pull is over; nothing is wrong
@@ -262,28 +298,34 @@ class JetStreamReader:
         else:
             each.broken = message.head.split(b"\r\n")[0].decode(errors="replace")
 
-    async def _check_gap(self, each: _Partition, max_records: int) -> None:
+    async def _check_gap(self, each: Partition, max_records: int) -> None:
         """Raise PositionLost where retention has removed what was yet to be read: the server passes over it in silence.
 
         Where a topic has more than one partition a gap mostly holds records of the others; one that lies below the
         first record that the stream still has may have held ours.
         """
-        if each.place is None or each.place.packed or not each.waiting:
+        place, waiting = each.place, each.waiting
+        if place is None or place.packed or not waiting:
             return
-        before = max(each.position, 1)
-        for seq, _, _ in each.waiting[:max_records]:
-            if seq > before:
+        until = waiting[min(max_records, len(waiting)) - 1][0]
+        if until <= each.checked:
+            return
+        before = max(each.position, each.checked + 1)
+        for seq, _, _ in waiting:
+            if seq > before >= each.free:
                 break
             before = seq + 1
         else:
             return
-        stream = await self._api.stream(each.place.stream)
+        arrived = waiting[-1][0]
+        stream = await self._api.stream(place.stream)
         first = stream["state"]["first_seq"] if stream is not None else 0
         if before < first:
             topic, number = each.at
             raise PositionLost(topic=topic, partition=number, position=before, first=first)
+        each.checked = arrived  # a later gap begins later: one question answers for all that had arrived by then
 
-    async def _keep_up(self, each: _Partition) -> Fetched | None:
+    async def _keep_up(self, each: Partition) -> Fetched | None:
         """Move the position of a partition that gets nothing along with the first record that the stream still has.
 
         Other partitions of the topic move that on.  Were the position left behind, whoever opens the partition next
@@ -304,30 +346,23 @@ class JetStreamReader:
         each.position, each.end = first, max(each.end or 0, first)
         return Fetched(each.at, [], Records(), first)
 
-    def _take(self, each: _Partition, max_records: int) -> Fetched | None:
+    def _take(self, each: Partition, max_records: int) -> Fetched | None:
         if not each.waiting or each.place is None:
             return None
         if each.place.packed:
             return self._take_block(each)
         taken, each.waiting = each.waiting[:max_records], each.waiting[max_records:]
-        rows = [record_of(message.head, message.payload, time_ns // 1_000_000) for _, time_ns, message in taken]
-        headers: list[Headers | None] = [row[3] for row in rows]
         first, last = taken[0][0], taken[-1][0]
         whole = last - first == len(taken) - 1
         each.position = last + 1
         return Fetched(
             each.at,
             range(first, last + 1) if whole else [seq for seq, _, _ in taken],
-            Records(
-                [row[0] for row in rows],
-                [row[1] for row in rows],
-                [row[2] for row in rows],
-                headers if any(headers) else None,
-            ),
+            self._columns(each.place, taken),
             each.position,
         )
 
-    async def _take_snapshot(self, each: _Partition) -> Fetched | None:
+    async def _take_snapshot(self, each: Partition) -> Fetched | None:
         """The next block of the snapshot from the position on; behind its last one the log follows."""
         manifest, place = each.manifest, each.place
         assert manifest is not None
@@ -353,7 +388,7 @@ class JetStreamReader:
         each.manifest, each.position = None, manifest.upto
         return Fetched(each.at, [], Records(), each.position)
 
-    def _take_block(self, each: _Partition) -> Fetched:
+    def _take_block(self, each: Partition) -> Fetched:
         assert each.place is not None
         seq, _, message = each.waiting.pop(0)
         records = records_of_block(message.payload, f"{self._api.connection.url}: {each.at}, message {seq}")
@@ -367,7 +402,8 @@ class JetStreamReader:
         return Fetched(each.at, range(first, first + len(records)), records, each.position)
 
 
-def _numbers(words: list[bytes]) -> tuple[int, int, int, int]:
-    """Stream sequence, consumer sequence, time and pending of an ack subject (ADR-15: 9 words, or 11 and more)."""
-    at = 5 if len(words) == 9 else 7
-    return int(words[at]), int(words[at + 1]), int(words[at + 2]), int(words[at + 3])
+def _prefix(reply: bytes) -> bytes:
+    """What the ack subjects of a consumer begin with (ADR-15): $JS.ACK.<stream>.<consumer>. in 9 words; newer servers
+    put the domain and the account in front, which makes it 11 and more."""
+    words = reply.split(b".")
+    return b".".join(words[: 4 if len(words) == 9 else 6]) + b"."

@@ -28,8 +28,8 @@ from streams.connectors.jetstream.messages import (
     Lines,
     atomic_batch,
     blocks_of,
-    message_of,
     records_of_block,
+    rows_of,
 )
 from streams.connectors.jetstream.names import app_stream, log_subject, out_subject, pos_subject, spill_subject
 from streams.connectors.jetstream.topics import Topics
@@ -38,13 +38,14 @@ from streams.core.membership import TaskRef
 from streams.core.record import Position, Positions, Records, TopicPartition
 from streams.errors import CommitUnknown, DataError, Fenced, LogUnavailable
 
-__all__ = ["Held", "JetStreamTaskWriter", "Totals", "fence", "last_held", "rows_of"]
+__all__ = ["Held", "JetStreamTaskWriter", "Totals", "fence", "last_held"]
 
 ATTEMPTS = 50
 BATCH_MESSAGES = 1000
 """What a server takes in an atomic batch, unless it is told otherwise."""
 UNPACK_RECORDS = 900
-Message = tuple[str, Lines, bytes]
+Message = tuple[str, Lines | bytes, bytes]
+"""Subject, headers (or lines of them), payload."""
 Check = Callable[[Commit], None]
 Totals = dict[TopicPartition, int]
 
@@ -281,9 +282,3 @@ def _absolute(spill: tuple[int, int, int] | None, seq: int) -> tuple[int, int, i
     if spill is None or spill[0] >= 0:
         return spill
     return seq + spill[0], seq + spill[1], spill[2]
-
-
-def rows_of(records: Records) -> list[tuple[Lines, bytes]]:
-    """Records as messages of their own."""
-    headers = records.headers if records.headers is not None else [None] * len(records)
-    return list(map(message_of, records.keys, records.values, records.timestamps, headers))
