@@ -62,7 +62,11 @@ class Api:
 
     async def call(self, subject: str, request: Any = None) -> dict[str, Any]:
         """The answer.  Raises ApiError, LogUnavailable."""
-        message = await self.connection.request(f"$JS.API.{subject}", _encode(request) if request is not None else b"")
+        message = await self.connection.request(
+            f"$JS.API.{subject}",
+            _encode(request) if request is not None else b"",
+            again=subject.startswith(("STREAM.INFO.", "STREAM.MSG.GET.")),
+        )
         answer: dict[str, Any] = _decode(message.payload)
         error = answer.get("error")
         if error is not None:

@@ -39,6 +39,8 @@ STALL_S = 2.0
 MOVE_PATIENCE_S = 2.0
 REFUSED_S = 10.0
 """For how long a login that is refused again and again is tried: credentials may be renewed a moment late."""
+ELECTION = 3
+"""What a request is waited for, so many times over."""
 Handler = Callable[[list["Message"]], None]
 
 
@@ -397,17 +399,19 @@ class Connection:
     ) -> Message:
         """The answer to a request.  Raises LogUnavailable when none comes; it may have been carried out.
 
-        ``again``: it only asks, so it is sent again every second: a stream that has no leader now drops what it is
-        asked, and would otherwise be heard of a whole time-out later.  Raises ConfigurationError for what isn't
-        allowed."""
+        ``again``: it only asks, so it is sent again every second, and for longer: a stream that has no leader drops
+        what it is asked, and electing one takes up to ten seconds.
+
+        Raises ConfigurationError for what isn't allowed."""
         if self._unfit:
             raise ConfigurationError(self._unfit)
         if not self.connected:
             raise LogUnavailable(f"{self.url}: not connected")
+        patience_s = self.timeout_s * (ELECTION if again else 1)
         reply, future = self.expect()
         self._asked[reply.encode()] = subject
         try:
-            async with asyncio.timeout(self.timeout_s):
+            async with asyncio.timeout(patience_s):
                 while True:
                     await self.write(publication(subject, payload, reply, headers))
                     await asyncio.wait({future}, timeout=AGAIN_S if again else None)
@@ -415,7 +419,7 @@ class Connection:
                         message = future.result()
                         break
         except TimeoutError:
-            raise LogUnavailable(f"{self.url}: no answer to {subject} within {self.timeout_s:g} s") from None
+            raise LogUnavailable(f"{self.url}: no answer to {subject} within {patience_s:g} s") from None
         finally:
             self.forget(reply)
         if message.head.startswith(b"NATS/1.0 503"):

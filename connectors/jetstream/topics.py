@@ -29,6 +29,7 @@ from streams.connectors.jetstream.names import (
     trim_subject,
 )
 from streams.connectors.jetstream.snapshots import Manifest, decode_manifest
+from streams.connectors.jetstream.stalls import Stalls
 from streams.connectors.memory.rules import check_spec
 from streams.core.log import TopicInfo, TopicSpec
 from streams.core.record import Bounds, Position, Positions, TopicPartition
@@ -84,6 +85,7 @@ class Topics:
         self._app_streams: set[str] = set()
         self.sources: set[tuple[str, str]] = set()
         self.floors: dict[TopicPartition, int] = {}
+        self.stalls = Stalls(api)
 
     async def open(self, *others: Mapping[str, Any]) -> str:
         """Make the catalog, whose creation time names this server's log, and ``others`` that apps share."""
@@ -338,5 +340,7 @@ class Topics:
                     f"{self._api.connection.url}: topic {at.topic} hasn't taken in what {behind[0]} holds for it; "
                     f"is it at a limit (max_bytes, max_msgs)?"
                 )
+            if stream is not None:
+                await self.stalls.look(stream)
             await asyncio.sleep(RETRY_S)
             stream = await self._api.stream(token(at.topic))

@@ -1,6 +1,6 @@
 """What has done its service on an app's stream: former checkpoints, outputs that their topic has taken in.
 
-What must live here: freeing it.  What must not: compaction.
+What must live here: freeing it, and seeing to it that topics do take in.  What must not: compaction.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ class Upkeep:
 
     async def run(self, tasks: set[TaskRef], now_ms: int) -> None:
         """``tasks``: those that commit here."""
+        for topic, _ in list(self._topics.sources):
+            stream = await self._api.stream(token(topic))
+            if stream is not None:
+                await self._topics.stalls.look(stream)
         if now_ms - self._done_ms < INTERVAL_MS:
             return
         self._done_ms = now_ms

@@ -37,12 +37,20 @@ class NatsServer:
     def url(self) -> str:
         return f"nats://127.0.0.1:{self.port}"
 
+    @property
+    def said_in(self) -> Path:
+        return self._folder / "server.log"
+
+    def said(self) -> str:
+        """What it said, in all its lives."""
+        return self.said_in.read_text("utf-8", "replace") if self.said_in.exists() else ""
+
     def start(self) -> None:
         """Start it; returns when it takes connections."""
         program = binary()
         assert program is not None
         store = ["-js", "-sd", str(self._folder / "data")] if self._jetstream else []
-        store += ["-l", str(self._folder / "server.log")]
+        store += ["-l", str(self.said_in)]
         self._folder.mkdir(parents=True, exist_ok=True)
         self._process = subprocess.Popen([program, "-a", "127.0.0.1", "-p", str(self.port), *store, *self._options])
         deadline = time.monotonic() + PATIENCE_S
@@ -51,7 +59,7 @@ class NatsServer:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
                 return
             except OSError:
-                assert self._process.poll() is None, (self._folder / "server.log").read_text()
+                assert self._process.poll() is None, self.said()
                 assert time.monotonic() < deadline, "the server doesn't start"
                 time.sleep(0.01)
 
