@@ -4,7 +4,7 @@ What must live here: secret files, credentials, TLS contexts, and words for a lo
 not: when to connect (``session``).
 
 Files are read when the connection is made, and again whenever it is made anew, so that a renewed certificate, password
-or credentials file needs no restart.  What goes wrong there is an error of nats-py's, which goes on trying with it.
+or credentials file needs no restart.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import nats.errors
 
 from streams.connectors.jetstream.config import NatsConfig
 from streams.core.secret import Secret
@@ -41,9 +39,9 @@ def client_settings(config: NatsConfig) -> dict[str, Any]:
     }
     if config.user:
         found["user"] = config.user
-        found["password"] = _again(config, lambda: _text(config, "password", config.password, config.password_file))
+        found["password"] = _tried(lambda: _text(config, "password", config.password, config.password_file))
     if config.token or config.token_file:
-        found["token"] = _again(config, lambda: _text(config, "token", config.token, config.token_file))
+        found["token"] = _tried(lambda: _text(config, "token", config.token, config.token_file))
     if config.nkey or config.nkey_file:
         seed = _text(config, "nkey", config.nkey, config.nkey_file)
         _signed(config, "nkey_file", seed, "")
@@ -51,27 +49,18 @@ def client_settings(config: NatsConfig) -> dict[str, Any]:
     if config.creds or config.creds_file:
         _, seed = _credentials(config)
         _signed(config, "creds_file", seed, "")
-        found["user_jwt_cb"] = _again(config, lambda: _credentials(config)[0].encode())
-        found["signature_cb"] = lambda nonce: _again(
-            config, lambda: _signed(config, "creds_file", _credentials(config)[1], nonce)
-        )()
+        found["user_jwt_cb"] = lambda: _credentials(config)[0].encode()
+        found["signature_cb"] = lambda nonce: _signed(config, "creds_file", _credentials(config)[1], nonce)
     if config.encrypted:
         found["tls"] = _context(config)
         found["tls_handshake_first"] = config.tls == "first"
     return found
 
 
-def _again(config: NatsConfig, read: Callable[[], Any]) -> Callable[[], Any]:
-    """``read``, which has to work now and is called at each connect: there nats-py has to be able to go on."""
+def _tried(read: Callable[[], Any]) -> Callable[[], Any]:
+    """``read``, which is called at each connect and has to work now."""
     read()
-
-    def later() -> Any:
-        try:
-            return read()
-        except ConfigurationError as error:
-            raise nats.errors.Error(str(error)) from error
-
-    return later
+    return read
 
 
 def _text(config: NatsConfig, name: str, secret: Secret, path: str) -> str:
@@ -143,6 +132,8 @@ def _context(config: NatsConfig) -> ssl.SSLContext:
 
 def refusal(error: Exception) -> str | None:
     """What to tell somebody whom no server will ever let in like this; None for an error that may pass."""
+    if isinstance(error.__cause__, ConfigurationError):
+        return str(error.__cause__).partition(": ")[2]
     words = str(error).lower()
     if isinstance(error, ssl.SSLCertVerificationError):
         if "hostname mismatch" in words or "ip address mismatch" in words:
@@ -151,7 +142,9 @@ def refusal(error: Exception) -> str | None:
             )
         return f"its certificate isn't trusted ({error.verify_message}); name the authority with ca_file"
     if isinstance(error, ssl.SSLError):
-        if "alert" in words and "certificate" in words:
+        if "certificate_required" in words or "certificate required" in words:
+            return "it wants a certificate of ours; set cert_file and key_file"
+        if "alert" in words and ("certificate" in words or "unknown_ca" in words or "unknown ca" in words):
             return f"it refuses our certificate ({error.reason}); look at cert_file and key_file"
         if "wrong_version_number" in words or "wrong version number" in words:
             return "it doesn't begin with a TLS handshake; use tls=yes instead of tls=first, or the port that does"

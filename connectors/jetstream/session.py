@@ -109,6 +109,12 @@ class Session(Client):
             raise nats.errors.Error(str(error)) from error
         return context if context is not None else super().ssl_context
 
+    def _connect_command(self) -> bytes:
+        try:
+            return super()._connect_command()
+        except ConfigurationError as error:  # a file that can't be read now: any other error ends the reconnecting
+            raise nats.errors.Error(str(error)) from error
+
     async def _process_op_err(self, e: Exception) -> None:
         if self.is_connected:
             self.why_lost = _words(e)
