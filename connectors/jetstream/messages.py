@@ -25,6 +25,7 @@ from streams.errors import LogCorrupt
 
 __all__ = [
     "BLOCK_PLACES",
+    "Arrived",
     "Lines",
     "atomic_batch",
     "blocks_of",
@@ -40,6 +41,8 @@ MAX_BLOCK_BYTES = 400_000
 
 KEY, TIME, TOMBSTONE, PACKED = b"Streams-Key", b"Streams-Time", b"Streams-Tombstone", b"Streams-Packed"
 Lines = list[tuple[str, bytes]]
+Arrived = tuple[int, int, Message]
+"""Sequence, when the server stored it in ns, and the message."""
 
 
 class _Packed(msgspec.Struct, array_like=True):
@@ -140,8 +143,8 @@ def _names(name: str) -> bool:
     )
 
 
-def columns_of(messages: Sequence[tuple[int, int, Message]]) -> Records:
-    """(sequence, when the server stored it in ns, message) of some messages, as records."""
+def columns_of(messages: Sequence[Arrived]) -> Records:
+    """Messages as records."""
     keys: list[bytes | None] = []
     values: list[bytes | None] = []
     times: list[int] = []

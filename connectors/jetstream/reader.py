@@ -24,8 +24,8 @@ import msgspec
 
 from streams.connectors.jetstream.api import Api, ApiError
 from streams.connectors.jetstream.chains import previous_of
-from streams.connectors.jetstream.client import Message, Subscription, publication
-from streams.connectors.jetstream.messages import BLOCK_PLACES, columns_of, records_of_block
+from streams.connectors.jetstream.client import Message, Subscription, header_of, publication
+from streams.connectors.jetstream.messages import BLOCK_PLACES, Arrived, columns_of, records_of_block
 from streams.connectors.jetstream.names import snapshot_subject
 from streams.connectors.jetstream.snapshots import Manifest, next_block
 from streams.connectors.jetstream.topics import Place
@@ -67,7 +67,7 @@ class Partition:
     """What is known of one partition.
 
     position: of the next record to hand out.  seen: sequence of the last message that arrived.
-    prefix: of the ack subjects of the consumer.  checked: up to that sequence no gap holds anything that was lost.
+    checked: up to that sequence no gap holds anything that was lost.
     pending: how many more there were for us when it was sent.  free: gaps that begin before it mean nothing.
     manifest: while its snapshot is read; part, part_seq: number of its next block, and from where on to look for it.
     """
@@ -79,7 +79,6 @@ class Partition:
     inbox: str = ""
     subscription: Subscription | None = None
     expected: int = 1
-    prefix: bytes = b""
     checked: int = 0
     asked: int = 0
     heard_at: float = 0.0
@@ -93,7 +92,7 @@ class Partition:
     manifest: Manifest | None = None
     part: int = 0
     part_seq: int = 1
-    waiting: list[tuple[int, int, Message]] = field(default_factory=list)
+    waiting: list[Arrived] = field(default_factory=list)
 
 
 class JetStreamReader:
@@ -119,12 +118,13 @@ class JetStreamReader:
             found: list[Fetched] = []
             for at in partitions:
                 each = self._partitions[at]
-                await self._check_gap(each, max_records)
                 skipped = await self._keep_up(each)
                 if skipped is not None:
                     found.append(skipped)
                     continue
-                batch = self._take(each, max_records) if each.manifest is None else await self._take_snapshot(each)
+                ready = min(max_records, len(each.waiting))  # what arrives meanwhile was looked into by nobody
+                await self._check_gap(each, max_records)
+                batch = self._take(each, ready) if each.manifest is None else await self._take_snapshot(each)
                 if batch is not None:
                     found.append(batch)
             for at in partitions:
@@ -219,15 +219,15 @@ class JetStreamReader:
             )
         except ApiError as error:
             raise self._api.failure(error, f"reading {each.at}") from error
-        each.consumer, each.expected, each.asked, each.broken, each.prefix = made["name"], 1, 0, "", b""
+        each.consumer, each.expected, each.asked, each.broken = made["name"], 1, 0, ""
         each.pending = made.get("num_pending", 1)
 
     def _start_of(self, each: Partition, place: Place, first: Position) -> dict[str, Any]:
         """Where a new consumer begins; ``first``: of what can be read.  May be overridden."""
         return {"deliver_policy": "by_start_sequence", "opt_start_seq": max(1, place.seq(each.position))}
 
-    def _columns(self, place: Place, taken: Sequence[tuple[int, int, Message]]) -> Records:
-        """Messages (sequence, time in ns, message) as records.  May be overridden."""
+    def _columns(self, place: Place, taken: Sequence[Arrived]) -> Records:
+        """Messages as records.  May be overridden."""
         return columns_of(taken)
 
     async def _drop(self, each: Partition) -> None:
@@ -253,7 +253,7 @@ class JetStreamReader:
             "expires": int(EXPIRES_S * NS),
             "idle_heartbeat": int(HEARTBEAT_S * NS),
         }
-        each.asked = batch
+        each.asked += batch
         each.heard_at = asyncio.get_running_loop().time()
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{place.stream}.{each.consumer}"
         await self._api.connection.write(publication(subject, msgspec.json.encode(request), each.inbox))
@@ -262,17 +262,17 @@ class JetStreamReader:
 
     def _receive(self, each: Partition, messages: list[Message]) -> None:
         each.heard_at = asyncio.get_running_loop().time()
-        place, prefix, before = each.place, each.prefix, len(each.waiting)
+        place, before, last = each.place, len(each.waiting), b"0"
         assert place is not None
         for message in messages:
-            reply = message[1]
-            if not prefix or not reply.startswith(prefix):
-                if not reply.startswith(b"$JS.ACK."):
+            # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>
+            words = message[1].rsplit(b".", 4)
+            if len(words) != 5 or message[1].count(b".") != 8:
+                if not message[1].startswith(b"$JS.ACK."):
                     self._status(each, message)
                     continue
-                prefix = each.prefix = _prefix(reply)
-            # <deliveries>.<stream seq>.<consumer seq>.<time>.<pending>, and with newer servers a token
-            _, found, number, time_ns, pending, *_ = reply[len(prefix) :].split(b".")
+                words = message[1].split(b".")[6:11]  # ADR-15: domain and account in front, a token behind
+            _, found, number, time_ns, pending = words
             if int(number) != each.expected:
                 each.broken = each.broken or "a message is missing"
                 continue
@@ -282,21 +282,24 @@ class JetStreamReader:
                 continue
             each.expected += 1
             each.waiting.append((seq, int(time_ns), message))
-            each.seen, each.pending = seq, int(pending)
+            each.seen, last = seq, pending
         arrived = len(each.waiting) - before
         if arrived:
+            each.pending = int(last)
             each.asked = max(0, each.asked - arrived)
             each.end = max(each.end or 0, place.offset(each.seen + 1 + each.pending))
         self._arrived.set()
 
     def _status(self, each: Partition, message: Message) -> None:
-        status = message.head[9:12]
-        if status in (b"408", b"404") or (status == b"409" and b"Max" in message.head):
-            each.asked = 0  # the pull is over; nothing is wrong
-        elif status == b"100":
+        status, head = message.head[9:12], message.head
+        if status == b"100":
             return
+        if status in (b"408", b"404") or (status == b"409" and (b"Max" in head or b"Batch Completed" in head)):
+            # A pull is over, by time or by bytes; nothing is wrong.  The next one may be under way already.
+            left = header_of(head, b"Nats-Pending-Messages")
+            each.asked = max(0, each.asked - int(left)) if left is not None else 0
         else:
-            each.broken = message.head.split(b"\r\n")[0].decode(errors="replace")
+            each.broken = head.split(b"\r\n")[0].decode(errors="replace")
 
     async def _check_gap(self, each: Partition, max_records: int) -> None:
         """Raise PositionLost where retention has removed what was yet to be read: the server passes over it in silence.
@@ -347,7 +350,7 @@ class JetStreamReader:
         return Fetched(each.at, [], Records(), first)
 
     def _take(self, each: Partition, max_records: int) -> Fetched | None:
-        if not each.waiting or each.place is None:
+        if not max_records or each.place is None:
             return None
         if each.place.packed:
             return self._take_block(each)
@@ -400,10 +403,3 @@ class JetStreamReader:
         each.position = base + BLOCK_PLACES
         first = base + skip
         return Fetched(each.at, range(first, first + len(records)), records, each.position)
-
-
-def _prefix(reply: bytes) -> bytes:
-    """What the ack subjects of a consumer begin with (ADR-15): $JS.ACK.<stream>.<consumer>. in 9 words; newer servers
-    put the domain and the account in front, which makes it 11 and more."""
-    words = reply.split(b".")
-    return b".".join(words[: 4 if len(words) == 9 else 6]) + b"."
