@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from streams.core.duration import Duration, parse_duration_ms
+from streams.core.endpoint import Endpoint
 from streams.core.log import TopicSpec
 from streams.dsl.codec import Codec
 from streams.dsl.stream import Stream
 from streams.dsl.topic import Topic
-from streams.errors import ConfigurationError
+from streams.errors import ConfigurationError, TopologyError
 
 if TYPE_CHECKING:
     from streams.dsl.app import App
@@ -42,6 +43,7 @@ class Agent(Generic[K, V]):
         self.inbox = inbox
         self.values = values
         self.results = results
+        self.endpoints: list[Endpoint] = []
 
     def __repr__(self) -> str:
         return f"Agent({self.name!r})"
@@ -62,6 +64,28 @@ class Agent(Generic[K, V]):
     async def cast(self, value: V, *, key: K | None = None) -> None:
         """Send a request and don't wait for an answer; returns once the log has it."""
         await self.app.running.cast(self, self._key(value, key), self.values.encode(value))
+
+    def serve(self, url: str, *, timeout: Duration = "10s", pending: int = 1000) -> None:
+        """Answer on a subject of NATS as well: ``settle.serve("nats://host:4222/bank.settle.{key}")``.
+
+        Any client may ask there (a message without a reply subject is a cast).  Its payload is the value, as in a topic
+        of the agent's; the answer is JSON, or what was yielded if that is bytes, once the effects are committed.  The
+        key is the word that stands for ``{key}``, else the header ``Streams-Key``, else it is computed as by ``ask``.
+        Who asks again under the same ``Nats-Msg-Id`` (or ``Streams-Request-Id``) gets the same answer, and no second
+        effect.  Errors come at once, in the headers of NATS' services.
+
+        timeout: how long an answer is waited for before the asker is told.  pending: requests under way at once in a
+        worker; more are turned down.  Settings and logins stand in the URL or the environment, as for a log on NATS.
+        """
+        endpoint = Endpoint.at(self.name, url, timeout_ms=parse_duration_ms(timeout, "timeout"), pending=pending)
+        if self.app._blueprint is not None:
+            raise TopologyError(f"agent {self.name}: the app is already running; declare everything before it starts")
+        for other in self.app.agents.values():
+            if any((each.server, each.pattern) == (endpoint.server, endpoint.pattern) for each in other.endpoints):
+                raise ConfigurationError(
+                    f"agents {other.name} and {self.name} would both answer at {endpoint.shown}; give each its subject"
+                )
+        self.endpoints.append(endpoint)
 
     def to(self, topic: Topic[Any, Any] | str) -> None:
         """Write what the agent yields to a topic."""

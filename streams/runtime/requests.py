@@ -36,7 +36,7 @@ class Requests:
         self.worker_id = uuid.uuid4().hex
         self._log = log
         self._clock = clock
-        self._waiting: dict[str, asyncio.Future[Reply]] = {}
+        self._waiting: dict[str, list[asyncio.Future[Reply]]] = {}
         self._leaving = False
         self._replies = Replies(log, clock, replies, self.worker_id, self._hear) if replies is not None else None
 
@@ -53,33 +53,48 @@ class Requests:
                     f"agent {agent.name}: task {target} is asked while it waits in the same chain of calls "
                     f"({' → '.join(chain)} → {target}), so it could never answer; use cast, or a table that both use"
                 )
-        identity = _identity(here)
+        reply = await self._exchange(agent, key, value, Request(_identity(here), self.worker_id, chain), timeout_ms)
+        if reply.error is not None:
+            raise AgentFailed(f"agent {agent.name}: {reply.error}")
+        return reply.values[0] if len(reply.values) == 1 else (reply.values or None)
+
+    async def request(self, agent: Agent[Any, Any], key: bytes, value: bytes, identity: str, timeout_ms: int) -> Reply:
+        """Ask on behalf of somebody outside, under an id of theirs: asked again, the answer is the one that was given.
+
+        Raises AskTimeout, and what keeps the log from taking the request.
+        """
+        return await self._exchange(agent, key, value, Request(identity, self.worker_id), timeout_ms)
+
+    async def _exchange(
+        self, agent: Agent[Any, Any], key: bytes, value: bytes, request: Request, timeout_ms: int
+    ) -> Reply:
+        """Send a request, wait for its answer.  Several may wait for one: who asks again while it is under way."""
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._waiting[identity] = future
+        self._waiting.setdefault(request.id, []).append(future)
         try:
             if self._leaving:
                 raise LogUnavailable(LEFT)
             if self._replies is not None:
                 await self._replies.listen()
-            await self._send(agent, partition, key, value, Request(identity, self.worker_id, chain))
+            await self._send(agent, key, value, request)
             async with asyncio.timeout(timeout_ms / 1000):
-                reply = await future
+                return await future
         except TimeoutError:
             raise AskTimeout(
                 f"agent {agent.name}: no reply within {timeout_ms} ms; the request may still be carried out"
             ) from None
         finally:
-            self._waiting.pop(identity, None)
-        if reply.error is not None:
-            raise AgentFailed(f"agent {agent.name}: {reply.error}")
-        return reply.values[0] if len(reply.values) == 1 else (reply.values or None)
+            waiting = self._waiting[request.id]
+            waiting.remove(future)
+            if not waiting:
+                del self._waiting[request.id]
 
-    async def cast(self, agent: Agent[Any, Any], key: bytes, value: bytes) -> None:
-        """Send a request that nobody waits for."""
+    async def cast(self, agent: Agent[Any, Any], key: bytes, value: bytes, identity: str = "") -> None:
+        """Send a request that nobody waits for.  identity: of who asks from outside."""
+        await self._send(agent, key, value, Request(identity or _identity(ambient.get())))
+
+    async def _send(self, agent: Agent[Any, Any], key: bytes, value: bytes, request: Request) -> None:
         partition = self._log.partition_for(key, agent.inbox.partitions)
-        await self._send(agent, partition, key, value, Request(_identity(ambient.get())))
-
-    async def _send(self, agent: Agent[Any, Any], partition: int, key: bytes, value: bytes, request: Request) -> None:
         records = Records([key], [value], [self._clock.now_ms()], [((REQUEST_HEADER, encode_request(request)),)])
         await self._log.append([Append(TopicPartition(agent.inbox.name, partition), records)])
 
@@ -95,16 +110,17 @@ class Requests:
             self._replies.send(away)
 
     def _hear(self, request_id: str, reply: Reply) -> None:
-        future = self._waiting.get(request_id)
-        if future is not None and not future.done():  # nobody may wait any more, or it was sent twice
-            future.set_result(reply)
+        for future in self._waiting.get(request_id, ()):  # nobody may wait any more
+            if not future.done():  # it was sent twice
+                future.set_result(reply)
 
     def leave(self) -> None:
         """Tell everybody who waits, now or later, that this worker stops: who would answer may have stopped before."""
         self._leaving = True
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(LogUnavailable(LEFT))
+        for waiting in self._waiting.values():
+            for future in waiting:
+                if not future.done():
+                    future.set_exception(LogUnavailable(LEFT))
 
     async def close(self) -> None:
         """Called when every task has been released: what they answered last is still sent."""
