@@ -17,6 +17,7 @@ from streams.connectors.jetstream.chains import last_link
 from streams.connectors.jetstream.client import Connection
 from streams.connectors.jetstream.compaction import Policy, compact
 from streams.connectors.jetstream.config import parse_url
+from streams.connectors.jetstream.durability import power_failure
 from streams.connectors.jetstream.group import groups_config, members_of
 from streams.connectors.jetstream.membership import JetStreamMembership
 from streams.connectors.jetstream.messages import atomic_batch, blocks_of, rows_of
@@ -29,6 +30,7 @@ from streams.core.capability import Capabilities, Durability, Limits
 from streams.core.log import Append, Commit, TopicInfo, TopicSpec
 from streams.core.membership import Member, Membership, TaskRef, Wanted
 from streams.core.record import Bounds, Position, Positions, TopicPartition
+from streams.core.telling import PowerFailure
 from streams.errors import CommitUnknown, ConfigurationError, LogUnavailable, PositionLost
 
 __all__ = ["JetStreamLog"]
@@ -49,6 +51,7 @@ class JetStreamLog:
     def __init__(self, url: str, *, compaction: Policy | None = None) -> None:
         config = parse_url(url)
         self._url = config.shown
+        self._monitor_url = config.monitor_url
         self._connection = Connection(self._url, config.client, timeout_s=config.request_timeout_ms / 1000)
         self._api = Api(self._connection)
         self._topics = Topics(self._api, replicas=config.replicas)
@@ -180,6 +183,19 @@ class JetStreamLog:
 
     async def members(self, group: str) -> Sequence[Member]:
         return await members_of(self._api, group)
+
+    async def power_failure(self, group: str) -> PowerFailure:
+        return await power_failure(self._api, group, self._monitor_url)
+
+    def counters(self) -> Mapping[str, tuple[str, int]]:
+        connection = self._connection
+        return {
+            "streams_log_reconnects": ("Times that the connection to the log was made anew.", connection.reconnects),
+            "streams_log_slow_consumer": (
+                "Times that it was lost while this process had stopped reading.",
+                connection.slow,
+            ),
+        }
 
     async def fence(self, task: TaskRef) -> JetStreamTaskWriter:
         writer = await fence(self._api, self._topics, task, self._check, self._totals)

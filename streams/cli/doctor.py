@@ -75,7 +75,7 @@ def _log(url: str) -> Iterator[Check]:
         yield Check("log", "fail", str(error))
         return
     if not url.startswith("embedded:"):
-        yield _answers(url)
+        yield from _answers(url)
         return
     folder = Path(parse_url(url).path).absolute()
     try:
@@ -92,28 +92,34 @@ def _log(url: str) -> Iterator[Check]:
         yield _free_disk(nearest)
 
 
-def _answers(url: str) -> Check:
-    """Whether the log's servers let us in."""
+def _answers(url: str) -> list[Check]:
+    """Whether the log's servers let us in, and what they say of power failures."""
     import asyncio
     import time
 
     from streams.connectors.registry import open_log
+    from streams.core.telling import TellsOfPowerFailures
     from streams.errors import StreamsError
 
-    async def try_it() -> str:
+    async def try_it() -> list[Check]:
         log = open_log(url)
         began = time.monotonic()
         try:
             await log.open()
             found = await log.topics()
+            took_ms = (time.monotonic() - began) * 1000
+            checks = [Check("log", "ok", f"{log.url} answers, {len(found)} topics seen, in {took_ms:.0f} ms")]
+            if isinstance(log, TellsOfPowerFailures):
+                told = await log.power_failure("")
+                checks.append(Check("power failure", "ok" if told.safe else "warn", told.text))
         finally:
             await log.close()
-        return f"{log.url} answers, {len(found)} topics seen, in {(time.monotonic() - began) * 1000:.0f} ms"
+        return checks
 
     try:
-        return Check("log", "ok", asyncio.run(try_it()))
+        return asyncio.run(try_it())
     except StreamsError as error:
-        return Check("log", "fail", str(error))
+        return [Check("log", "fail", str(error))]
 
 
 def _writable(folder: Path, nearest: Path) -> Check:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from streams.core.telling import Counts
 
 LABELS = ("app", "task")
 
@@ -52,3 +57,17 @@ class Metrics:
         """Add to a counter of a task; nothing for 0, so that only what happened shows."""
         if by:
             metric.labels(self.app, task).inc(by)
+
+
+class LogCounters(Collector):
+    """What a log counts itself, as it is when the metrics are asked for."""
+
+    def __init__(self, app: str, log: Counts) -> None:
+        self._app = app
+        self._log = log
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        for name, (text, count) in self._log.counters().items():
+            family = CounterMetricFamily(name, text, labels=["app"])
+            family.add_metric([self._app], count)
+            yield family

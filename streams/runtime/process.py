@@ -32,12 +32,14 @@ from streams.connectors.registry import open_log
 from streams.core.capability import Durability
 from streams.core.log import Log
 from streams.core.membership import Member
+from streams.core.telling import Counts, TellsOfPowerFailures
 from streams.dsl.app import App
 from streams.errors import ConfigurationError, LogLocked, StreamsError
 from streams.runtime.clock import SystemClock
 from streams.runtime.control import published
 from streams.runtime.driver import Phase
 from streams.runtime.idle import Idle
+from streams.runtime.metrics import LogCounters
 from streams.runtime.places import is_shared, place
 from streams.runtime.restore import Progress
 from streams.runtime.status import Status
@@ -220,6 +222,9 @@ async def _run(app: App, log: Log, settings: Settings, progress: Progress, stop:
                 status.working = True
                 logger.info("app %s works on %s", app.name, log.url)
                 try:
+                    if isinstance(log, TellsOfPowerFailures):
+                        told = await log.power_failure(app.name)
+                        logger.log(logging.INFO if told.safe else logging.WARNING, "%s", told.text)
                     await _wait(status, settings, stop)
                 finally:
                     status.stopping = True
@@ -271,6 +276,8 @@ async def _endpoints(
         shutdown_timeout_s=settings.stop_timeout_s,
     )
     status = Status(worker, settings.liveness_timeout_s)
+    if isinstance(log, Counts):
+        worker.metrics.registry.register(LogCounters(app.name, log))
     async with AsyncExitStack() as stack:
         publish = getattr(log, "publish_endpoint", None)
         if publish is not None:
