@@ -6,10 +6,11 @@ point group ``streams.logs`` (scheme = "module:callable", called with the URL).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from typing import cast
 
+from streams.core.endpoint import Endpoint, Service
 from streams.core.log import Log
 from streams.core.urls import without_secrets
 from streams.errors import ConfigurationError
@@ -52,6 +53,28 @@ def _nats(url: str) -> Log:
 
 
 OWN: dict[str, Callable[[str], Log]] = {"embedded": _embedded, "memory": _memory, "kafka": _kafka, "nats": _nats}
+
+
+def open_service(url: str, app: str, version: int, endpoints: Sequence[Endpoint]) -> Service:
+    """What listens for requests to an app's agents at a server, not yet opened; the endpoints are checked.
+
+    Raises ConfigurationError.
+    """
+    scheme = url.partition(":")[0]
+    if scheme != "nats":
+        raise ConfigurationError(
+            f"agent {endpoints[0].agent}: nothing answers on {without_secrets(url)!r}; write nats://<host>:<port>/<subject>"
+        )
+    try:
+        from streams.connectors.nats.services import NatsService
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"an agent that answers on NATS needs packages that aren't installed ({error.name}); install them with "
+            f"pip install 'streams-log[nats]'"
+        ) from error
+    service = NatsService(url, app, version)
+    service.check(endpoints)
+    return service
 
 
 def open_log(url: str) -> Log:

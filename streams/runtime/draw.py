@@ -81,6 +81,10 @@ def draw(app: App) -> Drawing:
         _draw_subtopology(drawing, app, subtopology)
     for outbox in blueprint.outboxes:
         drawing.join(_topic(outbox.topic.name), _topic(outbox.target.name))
+    for agent in app.agents.values():
+        for endpoint in agent.endpoints:
+            drawing.elements[_topic(endpoint.shown)] = Element(_topic(endpoint.shown), "topic", endpoint.shown)
+            drawing.join(_topic(endpoint.shown), _topic(agent.inbox.name))
     return drawing
 
 
@@ -140,6 +144,9 @@ def as_text(app: App) -> str:
     for outbox in blueprint.outboxes:
         title = Group(short_name(app, outbox.topic.name), outbox.topic.partitions).title
         lines += ["", title, f"  read {outbox.topic.name}", f"  └─ deliver to {place_of(outbox.target)}"]
+    for agent in app.agents.values():
+        for endpoint in agent.endpoints:
+            lines += ["", "in each worker", f"  answer {endpoint.shown}", f"  └─ ask {agent.name}"]
     return "\n".join(lines) + "\n"
 
 

@@ -20,6 +20,7 @@ from streams.core.capability import (
     derive_source,
 )
 from streams.core.duration import format_duration_ms
+from streams.core.endpoint import promises
 from streams.core.graph import Node, SourceNode, Subtopology
 from streams.core.log import TopicSpec
 from streams.core.urls import without_secrets
@@ -27,6 +28,7 @@ from streams.dsl.app import App
 from streams.dsl.blueprint import changelog_topic
 from streams.operators.agent import Agent
 from streams.operators.map import Peek
+from streams.runtime.agents import REMEMBERED_REQUESTS
 from streams.runtime.draw import place_of, short_name
 from streams.runtime.places import is_shared
 
@@ -101,6 +103,12 @@ def explain(app: App, log_url: str, of: CapabilitiesOf) -> Explanation:
     for outbox in blueprint.outboxes:
         derived = derive_sink(of(outbox.target.location))
         edges.append(Edge(outbox.topic.name, place_of(outbox.target), derived.guarantee.value, derived.why))
+    edges.extend(
+        Edge(endpoint.shown, f"agent {agent.name}, {way}", derived.guarantee.value, derived.why)
+        for agent in app.agents.values()
+        for endpoint in agent.endpoints
+        for way, derived in promises(REMEMBERED_REQUESTS)
+    )
     return Explanation(
         app=app.name,
         version=app.version,

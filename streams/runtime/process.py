@@ -42,6 +42,7 @@ from streams.runtime.idle import Idle
 from streams.runtime.metrics import LogCounters
 from streams.runtime.places import is_shared, place
 from streams.runtime.restore import Progress
+from streams.runtime.serving import Serving
 from streams.runtime.status import Status
 from streams.runtime.stores import RocksStores
 from streams.runtime.web import serve, web_app
@@ -107,9 +108,10 @@ def run_worker(app: App, settings: Settings, progress: Progress) -> None:
     Raises whatever failed the worker.  ``progress`` is told of restores.
     """
     app.build()  # what is wrong with the topology shows before anything is opened or created
+    serving = Serving(app)
     log = open_log(settings.log_url)
     with asyncio.Runner(loop_factory=_loop_factory(settings)) as runner, _signals(runner, settings) as stop:
-        runner.run(_run(app, log, settings, progress, stop))
+        runner.run(_run(app, log, serving, settings, progress, stop))
 
 
 def state_directory(app: App, log: Log) -> Path | None:
@@ -210,25 +212,29 @@ def _signals(runner: asyncio.Runner, settings: Settings) -> Iterator[_Stop]:
 # ── running ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def _run(app: App, log: Log, settings: Settings, progress: Progress, stop: _Stop) -> None:
+async def _run(app: App, log: Log, serving: Serving, settings: Settings, progress: Progress, stop: _Stop) -> None:
     async with AsyncExitStack() as stack:
         await _open(log, stop)
         stack.push_async_callback(log.close)
         directory = stack.enter_context(own_directory(app, log, settings.name))
         status = await stack.enter_async_context(_endpoints(app, log, directory, settings, progress))
         worker = status.worker
+        stack.push_async_callback(serving.close)  # what tasks answer when they commit for the last time is still sent
         try:
             async with worker.working():
                 status.working = True
                 logger.info("app %s works on %s", app.name, log.url)
+                failed = True
                 try:
                     if isinstance(log, TellsOfPowerFailures):
                         told = await log.power_failure(app.name)
                         logger.log(logging.INFO if told.safe else logging.WARNING, "%s", told.text)
-                    await _wait(status, settings, stop)
+                    await _wait(status, serving, settings, stop)
+                    failed = False
                 finally:
                     status.stopping = True
                     stop.watch()
+                    await serving.end(patient=not failed)
         finally:
             stop.watch()
         short = sorted(driver.id for driver in worker.drivers.values() if driver.phase is Phase.RUNNING)
@@ -302,15 +308,17 @@ def _address(settings: Settings, port: int) -> str:
     return f"{socket.gethostname() if anywhere else settings.host}:{port}"
 
 
-async def _wait(status: Status, settings: Settings, stop: _Stop) -> None:
+async def _wait(status: Status, serving: Serving, settings: Settings, stop: _Stop) -> None:
     """Return when the worker is to stop; raise what failed it."""
     worker = status.worker
     idle = Idle(worker)
     settled = False
     while not stop.event.is_set():
         worker.check()
+        serving.check()
         if not settled and status.running:
             settled = True
+            serving.start(worker)
             _settle_gc()
         if settings.until_idle and settled and await idle.look():
             logger.info("app %s: everything is processed and committed", worker.app.name)

@@ -109,7 +109,7 @@ class Worker:
         self._moving = asyncio.Lock()
         shared = is_shared(log.url)
         self._replies = replies_topic(app.name) if shared and app.agents else None
-        self._requests = Requests(log, clock, self._replies)
+        self.requests = Requests(log, clock, self._replies)
         self.reads = PeerReads(app.name, lambda: log.identity, self.held, self.state_spec, shared=shared)
         self.standbys = Standbys(self._start)
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -244,7 +244,7 @@ class Worker:
             clock=self._clock,
             plan=plan,
             metrics=self.metrics,
-            requests=self._requests,
+            requests=self.requests,
             foreign=self._foreign,
             user_topics=frozenset(name for name, spec in blueprint.topics.items() if spec.kind == "user"),
             topology_version=app.version,
@@ -376,7 +376,7 @@ class Worker:
         if self._running:
             _, slow = await asyncio.wait(self._running.values(), timeout=min(ANSWERS_S, self._shutdown_timeout_s))
             if slow:
-                self._requests.leave()
+                self.requests.leave()
                 _, slow = await asyncio.wait(slow, timeout=max(0.0, self._shutdown_timeout_s - ANSWERS_S))
             for task in slow:
                 logger.warning(
@@ -391,7 +391,7 @@ class Worker:
             await asyncio.wait(self._going.values())
         if self._membership is not None:
             await self._membership.close()  # only now, when the tasks are free: the others take over at once
-        await self._requests.close()
+        await self.requests.close()
         await self.reads.close()
         for task in self._background:
             task.cancel()
@@ -488,10 +488,10 @@ class Worker:
         return next(each.states[state] for each in self.blueprint.subtopologies if state in each.states)
 
     async def ask(self, agent: Agent[Any, Any], key: bytes, value: bytes, timeout_ms: int) -> Any:
-        return await self._requests.ask(agent, key, value, timeout_ms)
+        return await self.requests.ask(agent, key, value, timeout_ms)
 
     async def cast(self, agent: Agent[Any, Any], key: bytes, value: bytes) -> None:
-        await self._requests.cast(agent, key, value)
+        await self.requests.cast(agent, key, value)
 
 
 def _topology(stored: bytes | None) -> TopologyRecord | None:
