@@ -1,4 +1,4 @@
-"""Any log as a sink for apps on another log.
+"""Any log as a sink for apps on another log, unless it has sinks of its own.
 
 The delivered position is kept at the target, as the checkpoint of the delivery task, and moves in the same fenced
 commit as the records: so a delivery that is repeated finds out, and one by a stale owner is refused.
@@ -8,9 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 from streams.core.capability import Capabilities
-from streams.core.log import Append, Commit, Log, TaskRef, TaskWriter
+from streams.core.log import Append, Commit, Log, Sink, TaskRef, TaskWriter
+
+__all__ = ["HasSinks", "LogSink", "LogSinkWriter", "sink_on"]
+
+
+@runtime_checkable
+class HasSinks(Protocol):
+    """A foreign log that nobody can commit on, but that can be delivered to."""
+
+    def sink(self, topic: str) -> Sink:
+        """What delivers to a topic, which ``create_topics`` has seen to before."""
+        ...
+
+
+def sink_on(log: Log, topic: str) -> Sink:
+    """What delivers to a topic of an opened log."""
+    return log.sink(topic) if isinstance(log, HasSinks) else LogSink(log)
 
 
 class LogSink:

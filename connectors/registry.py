@@ -1,4 +1,4 @@
-"""From a URL to a log.
+"""From a URL to a log, or to a transport that isn't one.
 
 The scheme of the URL chooses: the connectors of this package first, then what other packages offer under the entry
 point group ``streams.logs`` (scheme = "module:callable", called with the URL).
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from typing import cast
 
+from streams.core.edge import Edge
 from streams.core.endpoint import Endpoint, Service
 from streams.core.log import Log
 from streams.core.urls import without_secrets
@@ -52,7 +53,55 @@ def _nats(url: str) -> Log:
     return JetStreamLog(url)
 
 
-OWN: dict[str, Callable[[str], Log]] = {"embedded": _embedded, "memory": _memory, "kafka": _kafka, "nats": _nats}
+def _jetstream(url: str) -> Log:
+    try:
+        from streams.connectors.jetstream.foreign import ForeignJetStream
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"a topic on NATS JetStream: needs packages that aren't installed ({error.name}); install them with "
+            f"pip install 'streams-log[nats]'"
+        ) from error
+    return ForeignJetStream(url)
+
+
+OWN: dict[str, Callable[[str], Log]] = {
+    "embedded": _embedded,
+    "memory": _memory,
+    "kafka": _kafka,
+    "nats": _nats,
+    "jetstream": _nats,
+}
+FOREIGN: dict[str, Callable[[str], Log]] = {
+    "jetstream": _jetstream,
+    "nats-kv": _jetstream,
+    "nats-object": _jetstream,
+}
+"""What holds topics of others and is no app's log; where a scheme isn't here, the topic is one of such a log."""
+
+
+def _core_nats(url: str) -> Edge:
+    try:
+        from streams.connectors.nats.edge import NatsEdge
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"topics on NATS need packages that aren't installed ({error.name}); install them with "
+            f"pip install 'streams-log[nats]'"
+        ) from error
+    return NatsEdge(url)
+
+
+EDGES: dict[str, Callable[[str], Edge]] = {"nats": _core_nats}
+
+
+def open_edge(url: str) -> Edge:
+    """The transport that the location of a topic names, not yet opened."""
+    return EDGES[url.partition(":")[0]](url)
+
+
+def open_foreign(location: str) -> Log:
+    """What holds a topic that isn't on the app's own log, not yet opened.  Raises ConfigurationError."""
+    scheme = location.partition(":")[0]
+    return FOREIGN[scheme](location) if scheme in FOREIGN else open_log(location)
 
 
 def open_service(url: str, app: str, version: int, endpoints: Sequence[Endpoint]) -> Service:

@@ -162,6 +162,13 @@ class Subscription:
         self._sid = sid
         self._subscription = subscription
 
+    async def unsubscribe(self) -> None:
+        """As ``close``; when it returns everything that came before has been handed over.  Raises LogUnavailable."""
+        if self._connection.connected:
+            await self._subscription.unsubscribe()
+            await self._connection.flush()
+        self._connection.parser.handlers.pop(str(self._sid).encode(), None)
+
     async def close(self) -> None:
         self._connection.parser.handlers.pop(str(self._sid).encode(), None)
         if self._connection.connected:
@@ -364,9 +371,10 @@ class Connection:
             if future is not None and not future.done():
                 future.set_exception(ConfigurationError(error))
 
-    async def subscribe(self, subject: str, handler: Handler) -> Subscription:
-        """Hand every message to ``handler``, in lists; called from the event loop, must not block."""
-        made = await self._client.subscribe(subject)
+    async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Subscription:
+        """Hand every message to ``handler``, in lists; called from the event loop, must not block.  Of those who share
+        a ``queue`` each message goes to one."""
+        made = await self._client.subscribe(subject, queue)
         sid = made._id
         self.parser.handlers[str(sid).encode()] = handler
         return Subscription(self, subject, sid, made)
@@ -425,6 +433,20 @@ class Connection:
         if message.head.startswith(b"NATS/1.0 503"):
             raise LogUnavailable(f"{self.url}: nobody answers to {subject}; is JetStream enabled, and has it a leader?")
         return message
+
+    async def flush(self) -> None:
+        """Wait until the server has everything that was written, and its answers have come.
+
+        Raises LogUnavailable when it doesn't answer, ConfigurationError for what isn't allowed."""
+        lost = self.reconnects
+        try:
+            await self._client.flush(timeout=max(1, int(self.timeout_s)))
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            raise LogUnavailable(f"{self.url}: no answer from the server within {self.timeout_s:g} s") from error
+        if self._unfit:
+            raise ConfigurationError(self._unfit)
+        if self.reconnects != lost or not self.connected:
+            raise LogUnavailable(f"{self.url}: the connection was lost")
 
     async def write(self, data: bytes) -> None:
         """Send what ``publication`` made.  What is sent while the connection is lost goes out when it is back."""

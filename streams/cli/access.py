@@ -16,7 +16,7 @@ import msgspec
 from streams.cli.remote import RemoteLog
 from streams.connectors.embedded.config import parse_url
 from streams.connectors.embedded.lock import FILE_NAME, read_holder
-from streams.connectors.registry import open_log
+from streams.connectors.registry import open_foreign, open_log
 from streams.core.log import Append, Log, Reader, TaskRef, TopicInfo, TopicSpec
 from streams.core.record import Bounds, Positions, TopicPartition
 from streams.core.topology import TopologyRecord, control_ref, task_refs
@@ -71,7 +71,7 @@ async def blueprint_on(app: App, log: ToolLog) -> Blueprint:
         for spec in app.build().foreign_topics:
             if spec.location not in there:
                 try:
-                    there[spec.location] = await opened.enter_async_context(reach(spec.location))
+                    there[spec.location] = await opened.enter_async_context(reach(spec.location, foreign=True))
                 except StreamsError:
                     there[spec.location] = None
         foreign = {spec.name: there[spec.location] for spec in app.build().foreign_topics}
@@ -79,13 +79,16 @@ async def blueprint_on(app: App, log: ToolLog) -> Blueprint:
 
 
 @asynccontextmanager
-async def reach(url: str, *, create: bool = False) -> AsyncIterator[ToolLog]:
+async def reach(url: str, *, create: bool = False, foreign: bool = False) -> AsyncIterator[ToolLog]:
     """A log to work with inside of the block.
 
-    create: make an embedded log that doesn't exist; else that is a ConfigurationError.  Raises LogLocked when whoever
-    holds it can't be reached.
+    create: make an embedded log that doesn't exist; else that is a ConfigurationError.  foreign: the URL is the location
+    of topics that aren't on an app's own log.  Raises LogLocked when whoever holds it can't be reached.
     """
-    log = await _embedded(url, create) if url.startswith("embedded:") else await _other(url)
+    if url.startswith("embedded:"):
+        log = await _embedded(url, create)
+    else:
+        log = await _opened(open_foreign(url)) if foreign else await _other(url)
     try:
         yield log
     finally:
@@ -97,11 +100,10 @@ async def _other(url: str) -> ToolLog:
         raise ConfigurationError(
             "a log in memory can only be seen by the process that has it; use --log embedded:./data"
         )
-    return await _opened(url)
+    return await _opened(open_log(url))
 
 
-async def _opened(url: str) -> ToolLog:
-    log: Log = open_log(url)
+async def _opened(log: Log) -> ToolLog:
     await log.open()
     return cast(ToolLog, log)
 
@@ -126,7 +128,7 @@ async def _embedded(url: str, create: bool) -> ToolLog:
             return RemoteLog(f"embedded:{path}", holder)
         try:
             if holder is None:
-                return await _opened(url)
+                return await _opened(open_log(url))
             raise LogLocked(
                 f"{url}: the log is held by {holder.describe()}, which has no control port; wait for it, or stop it"
             )

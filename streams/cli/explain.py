@@ -25,7 +25,7 @@ def explain(app: AppOption, log: LogOption = None, json: AsJson = False) -> None
     found = load_app(app)
     url = found.resolve_log_url(log)
     unseen = asyncio.run(_look(found, url)) if is_shared(url) else None
-    plan = explained(found, url, _capabilities_of)
+    plan = explained(found, url, lambda each: _capabilities_of(each, own=each == url))
     if unseen is not None:
         plan.warnings.append(f"the log wasn't looked at, so topics are shown as the app declares them ({unseen})")
     if json:
@@ -48,12 +48,12 @@ async def _look(app: App, url: str) -> str | None:
     return None
 
 
-def _capabilities_of(url: str) -> Capabilities:
+def _capabilities_of(url: str, *, own: bool) -> Capabilities:
     """What a log can do as a source, as a commit point, and as a target.  Nothing is opened."""
     from streams.connectors.log_sink import LogSink
-    from streams.connectors.registry import open_log
+    from streams.connectors.registry import open_foreign, open_log
 
-    return LogSink(open_log(url)).capabilities
+    return LogSink(open_log(url) if own else open_foreign(url)).capabilities
 
 
 def _print(plan: Explanation) -> None:

@@ -51,7 +51,7 @@ async def _lag(app: App, url: str) -> list[dict[str, Any]]:
         for location, names in elsewhere.items():
             if any(at.topic in names for at in wanted):
                 try:
-                    async with reach(location) as other:
+                    async with reach(location, foreign=True) as other:
                         bounds |= await _bounds(other, wanted, names)
                 except StreamsError as error:  # the rest is worth showing
                     report(error)

@@ -116,7 +116,8 @@ async def _find(app: App, log: Log) -> _Found:
     if stored is not None:
         records.append(msgspec.msgpack.decode(stored, type=TopologyRecord))
     tasks = {name: ref for record in records for name, ref in task_refs(record).items()}
-    topics = {topic for record in records for topic in record.internal_topics}
+    # A journal holds what nobody can send again: it is read once more, as far as it goes.
+    topics = {topic for record in records for topic in record.internal_topics if not topic.endswith(".journal")}
     topics |= {changelog_topic(app.name, name) for record in records for name in record.stores}
     topics.add(replies_topic(app.name).name)
     existing = await log.topics()
@@ -140,10 +141,12 @@ def _confirm(app: App, url: str, found: _Found) -> None:
 
 async def _forget_deliveries(app: App, log: Log) -> None:
     """At each target of an outbox: a delivered position from before would stand beyond the new outbox."""
-    from streams.connectors.registry import open_log
+    from streams.connectors.registry import open_foreign
 
     for outbox in app.build().outboxes:
-        target = open_log(outbox.target.location)
+        if outbox.target.address:
+            continue  # it keeps none
+        target = open_foreign(outbox.target.location)
         await target.open()
         try:
             await target.forget([outbox.ref_at_target(log.identity, p) for p in range(outbox.topic.partitions)])

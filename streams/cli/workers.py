@@ -92,6 +92,11 @@ async def _members(app: App, log: ToolLog) -> Sequence[Member]:
     return await log.members(app.name)  # type: ignore[attr-defined,no-any-return]
 
 
+def _kind_of(internal: str) -> str:
+    ending = internal.rpartition(".")[2]
+    return ending if ending in ("outbox", "journal") else "repartition"
+
+
 async def kinds_on(log: ToolLog, names: Sequence[str], only: str = "") -> dict[str, str]:
     """Which of these topics belong to the workings of an app, and what each is, on a log that can't tell by itself.
 
@@ -119,5 +124,5 @@ async def kinds_on(log: ToolLog, names: Sequence[str], only: str = "") -> dict[s
         kinds[name] = "checkpoints"
         kinds[replies_topic(app).name] = "replies"
         kinds |= {changelog_topic(app, store): "changelog" for store in record.stores}
-        kinds |= {topic: "outbox" if topic.endswith(".outbox") else "repartition" for topic in record.internal_topics}
+        kinds |= {topic: _kind_of(topic) for topic in record.internal_topics}
     return {name: kind for name, kind in kinds.items() if name in names}

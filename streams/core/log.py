@@ -26,7 +26,7 @@ from streams.core.capability import Capabilities, Limits
 from streams.core.membership import Member, Membership, TaskRef, Wanted
 from streams.core.record import Bounds, Fetched, Position, Positions, Records, TopicPartition
 
-TopicKind = Literal["user", "repartition", "changelog", "outbox"]
+TopicKind = Literal["user", "repartition", "changelog", "outbox", "journal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,8 @@ class TopicSpec:
     retention_ms, retention_bytes: None keeps everything.  compact: keep the last record of each key.
     timestamps: "create" keeps those that records are sent with, "append" puts the time of their arrival in their place.
     config: (name, value) settings that only the log itself understands; others pass them over.
-    location: URL of the foreign log that holds it; "" for the app's own.
+    location: URL of the foreign log or transport that holds it; "" for the app's own log.
+    address: of a topic at an edge (``core.edge``), what it is called there: a subject, a topic filter; "" on a log.
     owner: of internal kinds, the app that writes and reads it; a log that keeps each app apart goes by it.
     """
 
@@ -49,6 +50,7 @@ class TopicSpec:
     location: str = ""
     timestamps: Literal["create", "append"] = "create"
     config: tuple[tuple[str, str], ...] = ()
+    address: str = ""
     owner: str = field(default="", compare=False)
 
 

@@ -23,7 +23,7 @@ from streams.core.state import StateSpec
 from streams.dsl.agent import Agent, sinks_of
 from streams.dsl.blueprint import Blueprint
 from streams.dsl.codec import Codec, value_codec
-from streams.dsl.foreign import Outbox
+from streams.dsl.foreign import Journal, Outbox
 from streams.dsl.naming import Names, check_name
 from streams.dsl.running import Running, TableView
 from streams.dsl.settle import settle
@@ -110,6 +110,7 @@ class App:
         self.views: dict[str, TableView] = {}
         self.agents: dict[str, Agent[Any, Any]] = {}
         self.outboxes: dict[str, Outbox] = {}
+        self.journals: dict[str, Journal] = {}
         self.spreads: dict[str, How] = {}  # how topics are spread that aren't by key
         self.uncounted: set[str] = set()  # internal topics whose number of partitions nobody gave
         self.timers: list[Timer] = []
@@ -434,6 +435,24 @@ class App:
             name = self.internal(target.name, "outbox", f"the outbox of {target.name}")
             self.outboxes[target.name] = Outbox(TopicSpec(name, self.partitions, "outbox"), target)
         return self.outboxes[target.name].topic
+
+    def outbox_of(self, target: TopicSpec) -> TopicSpec:
+        """The outbox of a topic that lies elsewhere.  Raises ConfigurationError where the app has none for it."""
+        if target.name not in self.outboxes:
+            raise ConfigurationError(
+                f"topic {target.name} lies outside of the app's log, and nothing in the app writes to it, so that it "
+                f"has no outbox; write to it with .to(…), or make it an agent's sink"
+            )
+        return self.outboxes[target.name].topic
+
+    def inlet(self, source: TopicSpec) -> TopicSpec:
+        """Where tasks read what comes from ``source``: the topic itself, or the journal of one at an edge."""
+        if not source.address:
+            return source
+        if source.name not in self.journals:
+            name = self.internal(source.name, "journal", f"the journal of {source.name}")
+            self.journals[source.name] = Journal(TopicSpec(name, source.partitions, "journal"), source)
+        return self.journals[source.name].topic
 
     def take_name(self, name: str, what: str) -> None:
         """Register the name of something; raises TopologyError where something else has it."""

@@ -13,15 +13,15 @@ from msgspec import structs
 from streams.core.graph import Graph, Subtopology
 from streams.core.log import TopicSpec
 from streams.core.topology import StoreRecord, TopologyRecord
-from streams.dsl.foreign import Outbox
+from streams.dsl.foreign import Journal, Outbox
 
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
     """An app as a plan.
 
-    topics: everything to create on the log, changelogs included.  upstream_tasks: who writes watermarks into which
-    repartition topic.  ticks: there are durable timers, so a task writes their ticks.
+    topics: everything to create on the log, changelogs included, and what lies elsewhere.  upstream_tasks: who writes
+    watermarks into which repartition topic.  ticks: there are durable timers, so a task writes their ticks.
     """
 
     app: str
@@ -31,6 +31,7 @@ class Blueprint:
     record: TopologyRecord
     outboxes: Sequence[Outbox] = ()
     ticks: bool = False
+    journals: Sequence[Journal] = ()
 
     @property
     def partitions(self) -> dict[str, int]:
@@ -49,7 +50,12 @@ class Blueprint:
     @property
     def foreign_topics(self) -> list[TopicSpec]:
         """The topics on other logs."""
-        return [spec for spec in self.topics.values() if spec.location]
+        return [spec for spec in self.topics.values() if spec.location and not spec.address]
+
+    @property
+    def edge_topics(self) -> list[TopicSpec]:
+        """The topics of transports that aren't logs."""
+        return [spec for spec in self.topics.values() if spec.address]
 
     def subtopology_of_task(self, task: str) -> tuple[Subtopology, int]:
         """The subtopology and partition of a task id."""
@@ -60,7 +66,8 @@ class Blueprint:
     def tasks(self) -> list[str]:
         deliveries = [task for outbox in self.outboxes for task in outbox.task_ids]
         ticker = [self.ticker] if self.ticks else []
-        return [task for each in self.subtopologies for task in each.task_ids] + deliveries + ticker
+        ingresses = [task for journal in self.journals for task in journal.task_ids]
+        return [task for each in self.subtopologies for task in each.task_ids] + deliveries + ticker + ingresses
 
 
 def changelog_topic(app: str, state: str) -> str:
@@ -75,6 +82,7 @@ def draw_blueprint(
     outboxes: Sequence[Outbox] = (),
     *,
     ticks: bool = False,
+    journals: Sequence[Journal] = (),
 ) -> Blueprint:
     """Compute the blueprint.  ``declared``: topics of the app that no node reads or writes."""
     subtopologies = graph.subtopologies()
@@ -92,10 +100,10 @@ def draw_blueprint(
         partitions={each.name: each.partitions for each in subtopologies},
         stores=stores,
         internal_topics={
-            spec.name: spec.partitions for spec in topics.values() if spec.kind in ("repartition", "outbox")
+            spec.name: spec.partitions for spec in topics.values() if spec.kind in ("repartition", "outbox", "journal")
         },
         slots=[],
         sources={node.reads.name: each.name for each in subtopologies for node in each.nodes if node.reads is not None},
     )
-    drawn = Blueprint(app, subtopologies, topics, graph.upstream_tasks(), record, outboxes, ticks)
+    drawn = Blueprint(app, subtopologies, topics, graph.upstream_tasks(), record, outboxes, ticks, journals)
     return replace(drawn, record=structs.replace(record, slots=drawn.tasks))

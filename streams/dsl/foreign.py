@@ -1,11 +1,13 @@
-"""Topics of another log than the app's own: read directly, written through an outbox.
+"""Topics that don't lie on the app's own log: those of another log, and those of transports that aren't logs.
 
-What is written to a foreign topic first goes to an outbox topic on the app's log, in the commit of the task; a delivery
-task carries it out (``runtime.delivery``).
+What is written to one first goes to an outbox topic on the app's log, in the commit of the task; a delivery task
+carries it out (``runtime.delivery``).  Another log is read directly.  What comes by a transport that can't be read
+again (``core.edge``) goes to a journal topic on the app's log first (``runtime.ingress``), which is read then.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from streams.core.log import TaskRef, TopicSpec
@@ -31,6 +33,47 @@ class Outbox:
         """How the target knows the delivery of a partition: a group of its own for each outbox of each log."""
         group = f"{log_id}.{self.topic.name}"
         return TaskRef(group, partition, f"{group}-{partition}")
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """The journal of a source that can't be read again."""
+
+    topic: TopicSpec
+    source: TopicSpec
+
+    @property
+    def task_ids(self) -> list[str]:
+        return [f"{self.topic.name}-{partition}" for partition in range(self.topic.partitions)]
+
+
+EDGES = frozenset({"nats"})
+"""Schemes of transports that aren't logs."""
+_WORDS = {"*": "any", "+": "any", ">": "all", "#": "all"}
+
+
+def split_edge(name: str) -> tuple[str, str] | None:
+    """(location, address) of a topic at an edge, as ``nats://host/alerts.{key}``; None for any other.
+
+    Settings of the transport stand behind a question mark.
+    """
+    scheme, hosted, rest = name.partition("://")
+    if not hosted or scheme not in EDGES:
+        return None
+    rest, mark, settings = rest.partition("?")
+    host, _, address = rest.partition("/")
+    if not host or not address:
+        raise ConfigurationError(
+            f"{without_secrets(name)!r} names no subject; write {scheme}://<host>/<subject>, as in "
+            f"{scheme}://localhost/alerts.{{key}}"
+        )
+    return f"{scheme}://{host}{mark}{settings}", address
+
+
+def edge_label(address: str) -> str:
+    """What a topic at an edge is called in the app: its address without what no name may hold."""
+    words = (_WORDS.get(word) or re.sub(r"[^A-Za-z0-9_-]+", "-", word).strip("-") for word in re.split("[./]", address))
+    return ".".join(word for word in words if word) or "root"
 
 
 def split_location(name: str) -> tuple[str, str]:

@@ -59,6 +59,7 @@ def settle(app: App, found: Mapping[str, TopicInfo] | None) -> Blueprint:
         {name: specs[name] for name in declared},
         [replace(outbox, target=specs[outbox.target.name]) for outbox in app.outboxes.values()],
         ticks=any(timer.topic is not None for timer in app.timers),
+        journals=list(app.journals.values()),
     )
 
 
@@ -80,7 +81,7 @@ def counted(graph: Graph, specs: Mapping[str, TopicSpec], uncounted: set[str]) -
     return found
 
 
-INTERNAL = (".repartition", ".changelog", ".outbox", ".inbox", ".ticks", ".replies", ".checkpoints")
+INTERNAL = (".repartition", ".changelog", ".outbox", ".inbox", ".ticks", ".journal", ".replies", ".checkpoints")
 """How topics end that apps make for themselves: no pattern means them, whichever app's they are."""
 
 

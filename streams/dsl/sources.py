@@ -64,7 +64,7 @@ def read(
     def one(named: Topic[Any, Any] | str) -> Stream[Any, Any]:
         source = app.topic(named, key=key, value=value) if isinstance(named, str) else named
         policy = _policy(app, source.name, on_error, dead_letters)
-        node = node_for(source.name, source.spec, source.value_codec, policy)
+        node = node_for(source.name, app.inlet(source.spec), source.value_codec, policy)
         settings = (timestamp, node.slack_ms, idle_after, policy, on_lost, node.start)
         known = app.sources.get(source.name)
         if known is not None:
@@ -155,7 +155,9 @@ def _feed(app: App, table: Table[Any, Any], topic: Topic[Any, Any]) -> None:
     """Let ``table`` hold the last value of each key of ``topic``."""
     if topic.name in app.sources:
         raise TopologyError(f"topic {topic.name!r} feeds table {table.name!r} and a stream; use stream.to_table(table)")
-    reader = Source(name=topic.name, topic=topic.spec, decode=topic.value_codec.decode, timed=False, tombstones=True)
+    reader = Source(
+        name=topic.name, topic=app.inlet(topic.spec), decode=topic.value_codec.decode, timed=False, tombstones=True
+    )
     app.add(reader)
     stream: Stream[Any, Any] = Stream(
         app, reader, topic.name, topic.spec.partitions, topic.key_codec, topic.value_type, ErrorPolicy()

@@ -16,7 +16,7 @@ from streams.core.spread import BY_KEY, How
 from streams.core.urls import without_secrets
 from streams.core.watermark import MARK_HEADER, Mark, encode_mark
 from streams.dsl.codec import Codec, value_codec
-from streams.dsl.foreign import split_location
+from streams.dsl.foreign import edge_label, split_edge, split_location
 from streams.dsl.keys import key_codec
 from streams.dsl.naming import check_name, check_partitions
 from streams.errors import ConfigurationError
@@ -124,6 +124,14 @@ class Topic(Generic[K, V]):
         return tuple((name, one.encode() if isinstance(one, str) else one) for name, one in given.items())
 
 
+def _place(name: str) -> tuple[str, str, str]:
+    """(location, address, name) of a topic as users write it."""
+    edge = split_edge(name)
+    if edge is not None:
+        return *edge, edge_label(edge[1])
+    return (split := split_location(name))[0], "", split[1]
+
+
 def _as_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -158,7 +166,9 @@ def declare_topic(
     compacted: bool = False,
 ) -> Topic[Any, Any]:
     """What ``App.topic`` does.  ``compacted``: whether a topic is made so where neither app nor log says."""
-    location, name = split_location(name)
+    location, address, name = _place(name)
+    if address and partitions is None:
+        partitions = 1  # what comes is in one order; more share it out among them
     retention_ms = None if retention is None else parse_duration_ms(retention, "retention")
     said = {
         "partitions": partitions,
@@ -179,6 +189,7 @@ def declare_topic(
         location,
         timestamps or "create",
         tuple(sorted((setting, _as_text(given)) for setting, given in (config or {}).items())),
+        address,
     )
     undeclared = frozenset(field for field, given in said.items() if given is None)
     keys, values = key_codec(key).at(name, "key"), value_codec(value).at(name)

@@ -3,7 +3,7 @@
     claim on the app's log ──▶ fence the target ──▶ read the delivered position *from the target* ──▶ deliver, in order
 
 The target's position decides where to go on; the checkpoint on the app's log only says how far the outbox may be
-trimmed.
+trimmed.  Where a target keeps no position, the checkpoint's is all there is, and what was sent behind it is repeated.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from typing import Protocol
 
 import msgspec
 
@@ -34,6 +35,10 @@ CHECKPOINT_EVERY_S = 1.0
 WAIT_S = 0.2
 
 
+class Partitioner(Protocol):
+    def partition_for(self, key: bytes, partitions: int) -> int: ...
+
+
 class Delivery:
     """Delivers one partition of an outbox until it is stopped."""
 
@@ -42,7 +47,7 @@ class Delivery:
         ref: TaskRef,
         log: Log,
         sink: Sink,
-        target: Log,
+        target: Partitioner,
         outbox: Outbox,
         partition: int,
         topology: int,
@@ -101,7 +106,8 @@ class Delivery:
             self._checkpoint = claimed(previous, log_id=self._log.identity, topology=self._topology)
             await writer.commit(Commit(encode_checkpoint(self._checkpoint)))
             sink = await self._sink.fence(self._outbox.ref_at_target(self._log.identity, self.at.partition))
-            self.delivered = _decode_position(sink.delivered) if sink.delivered is not None else Position()
+            kept = self.position if not self._sink.capabilities.delivered_position else None
+            self.delivered = _decode_position(sink.delivered) if sink.delivered is not None else kept or Position()
             await self._deliver(writer, sink)
         finally:
             if sink is not None:

@@ -81,6 +81,8 @@ def draw(app: App) -> Drawing:
         _draw_subtopology(drawing, app, subtopology)
     for outbox in blueprint.outboxes:
         drawing.join(_topic(outbox.topic.name), _topic(outbox.target.name))
+    for journal in blueprint.journals:
+        drawing.join(_topic(journal.source.name), _topic(journal.topic.name))
     for agent in app.agents.values():
         for endpoint in agent.endpoints:
             drawing.elements[_topic(endpoint.shown)] = Element(_topic(endpoint.shown), "topic", endpoint.shown)
@@ -89,8 +91,11 @@ def draw(app: App) -> Drawing:
 
 
 def place_of(spec: TopicSpec) -> str:
-    """A topic's name, with its log where that isn't the app's own."""
-    return f"{without_secrets(spec.location)}/{spec.name}" if spec.location else spec.name
+    """A topic's name, with its log or transport where that isn't the app's own log."""
+    if not spec.location:
+        return spec.name
+    place, mark, settings = without_secrets(spec.location).partition("?")
+    return f"{place}/{spec.address or spec.name}{mark}{settings}"
 
 
 def short_name(app: App, name: str) -> str:
@@ -144,6 +149,9 @@ def as_text(app: App) -> str:
     for outbox in blueprint.outboxes:
         title = Group(short_name(app, outbox.topic.name), outbox.topic.partitions).title
         lines += ["", title, f"  read {outbox.topic.name}", f"  └─ deliver to {place_of(outbox.target)}"]
+    for journal in blueprint.journals:
+        title = Group(short_name(app, journal.topic.name), journal.topic.partitions).title
+        lines += ["", title, f"  receive {place_of(journal.source)}", f"  └─ journal in {journal.topic.name}"]
     for agent in app.agents.values():
         for endpoint in agent.endpoints:
             lines += ["", "in each worker", f"  answer {endpoint.shown}", f"  └─ ask {agent.name}"]

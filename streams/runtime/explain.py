@@ -10,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
+from streams.connectors.registry import open_edge
 from streams.core.capability import (
     Capabilities,
     Derived,
     Durability,
     Guarantee,
     derive_commit,
+    derive_intake,
     derive_sink,
     derive_source,
 )
@@ -101,8 +103,14 @@ def explain(app: App, log_url: str, of: CapabilitiesOf) -> Explanation:
     for subtopology in blueprint.subtopologies:
         edges.extend(_edges(app, subtopology, capabilities, of))
     for outbox in blueprint.outboxes:
-        derived = derive_sink(of(outbox.target.location))
+        target = outbox.target
+        derived = derive_sink(
+            open_edge(target.location).sink(target).capabilities if target.address else of(target.location)
+        )
         edges.append(Edge(outbox.topic.name, place_of(outbox.target), derived.guarantee.value, derived.why))
+    for journal in blueprint.journals:
+        derived = derive_intake(open_edge(journal.source.location).capabilities)
+        edges.append(Edge(place_of(journal.source), journal.topic.name, derived.guarantee.value, derived.why))
     edges.extend(
         Edge(endpoint.shown, f"agent {agent.name}, {way}", derived.guarantee.value, derived.why)
         for agent in app.agents.values()
@@ -204,6 +212,7 @@ def _warnings(app: App, capabilities: Capabilities, of: CapabilitiesOf) -> list[
         f"older event times (a replay, late windows) may be dropped as they come; give it a longer retention"
         for spec in blueprint.topics.values()
         if spec.kind == "user"
+        and not spec.address
         and spec.retention_ms is not None
         and spec.name in written
         and (of(spec.location) if spec.location else capabilities).expires_by_timestamp

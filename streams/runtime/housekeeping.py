@@ -28,7 +28,8 @@ def consumed(worker: Worker) -> dict[TopicPartition, Position]:
             continue
         for each in task.inputs:
             position = task.checkpoint.position(each.partition)
-            if worker.blueprint.topics[each.partition.topic].kind == "repartition" and position is not None:
+            kind = worker.blueprint.topics[each.partition.topic].kind
+            if kind in ("repartition", "journal") and position is not None:
                 found[each.partition] = position
     for delivery in worker.deliveries.values():
         if delivery.position is not None:

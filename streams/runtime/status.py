@@ -60,6 +60,7 @@ class Status:
         worker = self.worker
         tasks = {name: driver.phase.value for name, driver in sorted(worker.drivers.items())}
         tasks |= dict.fromkeys(sorted(worker.deliveries), "delivering")
+        tasks |= {name: each.phase for name, each in sorted(worker.ingresses.items())}
         now = asyncio.get_running_loop().time()
         stuck = [*worker.stuck(now, self._liveness_timeout_s), *self._undelivered(now)]
         waiting = [self._waiting(name, driver) for name, driver in sorted(worker.drivers.items())]
@@ -108,7 +109,11 @@ class Status:
             for name, each in sorted(self.worker.standbys.by_task.items())
         ]
         drivers = [self._task(name, each, now) for name, each in sorted(self.worker.drivers.items())]
-        return [*drivers, *deliveries, *standbys]
+        ingresses = [
+            {"task": name, "phase": each.phase, "received": each.received, "lost": each.lost}
+            for name, each in sorted(self.worker.ingresses.items())
+        ]
+        return [*drivers, *deliveries, *ingresses, *standbys]
 
     def _task(self, name: str, driver: Driver, now: float) -> dict[str, Any]:
         task = driver.task

@@ -17,28 +17,28 @@ from typing import Any
 
 import msgspec
 
-from streams.connectors.log_sink import LogSink
-from streams.connectors.registry import open_log
-from streams.core.capability import derive_commit, derive_sink, derive_source, require
+from streams.connectors.registry import open_edge, open_foreign
+from streams.core.capability import derive_commit, require
+from streams.core.edge import Edge
 from streams.core.log import Append, Commit, Log, TaskRef, TopicSpec
 from streams.core.membership import Assignment, Member, Membership, Wanted
 from streams.core.plan import Plan
 from streams.core.record import Records, TopicPartition
-from streams.core.spread import BY_KEY
 from streams.core.state import KeyedState, StateSpec
 from streams.core.topology import TopologyRecord, control_ref, resolve_topology, task_refs
 from streams.dsl.agent import Agent
 from streams.dsl.app import App
 from streams.dsl.blueprint import changelog_topic
 from streams.dsl.schema import incompatibility
-from streams.errors import LogUnavailable, RetryableError, StreamsError, TopicMismatch
+from streams.errors import LogUnavailable, RetryableError, StreamsError
 from streams.runtime.clock import Clock
 from streams.runtime.delivery import Delivery
-from streams.runtime.draw import place_of
 from streams.runtime.driver import Driver, DriverFactory, Phase, Services
 from streams.runtime.existing import build_on, watch_topics
 from streams.runtime.housekeeping import consumed, tick_here
+from streams.runtime.ingress import Ingress
 from streams.runtime.metrics import Metrics
+from streams.runtime.outside import Outside
 from streams.runtime.peers import PeerReads
 from streams.runtime.places import is_shared
 from streams.runtime.producer import Producer
@@ -83,7 +83,8 @@ class Worker:
         liveness_timeout_s: float = 120.0,
         shutdown_timeout_s: float = 8.0,
         make_driver: DriverFactory = Driver,
-        connect: Callable[[str], Log] = open_log,
+        connect: Callable[[str], Log] = open_foreign,
+        connect_edge: Callable[[str], Edge] = open_edge,
     ) -> None:
         self.app = app
         self.log = log
@@ -98,9 +99,9 @@ class Worker:
         self._liveness_timeout_s = liveness_timeout_s
         self._shutdown_timeout_s = shutdown_timeout_s
         self._make_driver = make_driver
-        self._connect = connect
-        self._foreign: dict[str, Log] = {}
+        self.outside = Outside(app, connect, connect_edge)
         self.deliveries: dict[str, Delivery] = {}
+        self.ingresses: dict[str, Ingress] = {}
         self.ticker: Ticker | None = None
         self.assigned = False
         self._leaving = False
@@ -137,15 +138,15 @@ class Worker:
         """The worker at work; on leaving, its tasks commit and are released."""
         self._failure = asyncio.get_running_loop().create_future()
         try:
-            await self._open_foreign()
+            await self.outside.open(self.blueprint)
             await self._prepare_patiently()
-            self._expiry = await watch_expiry(self.app, self.log, self._foreign, self._clock.now_ms())
+            self._expiry = await watch_expiry(self.app, self.log, self.outside.logs, self._clock.now_ms())
             self.app.attach(self)
             for hook in self.app.start_hooks:
                 await hook()
             self._spawn(ASSIGNMENTS, self._follow_assignments())
             self._spawn("housekeeping", self._keep_house())
-            self._spawn("topics", watch_topics(self.app, self.log, self._foreign))
+            self._spawn("topics", watch_topics(self.app, self.log, self.outside.logs))
             for timer in self.app.timers:
                 if timer.topic is None:
                     self._spawn(f"timer {timer.name}", tick_here(timer, self._clock))
@@ -153,35 +154,7 @@ class Worker:
         finally:
             await self._shut_down()
             self.app.attach(None)
-            for log in {id(log): log for log in self._foreign.values()}.values():
-                await log.close()
-
-    async def _open_foreign(self) -> None:
-        """Open the other logs that the app reads or delivers to."""
-        opened: dict[str, Log] = {}
-        for spec in self.blueprint.foreign_topics:
-            if spec.location not in opened:
-                opened[spec.location] = self._connect(spec.location)
-                await opened[spec.location].open()
-            self._foreign[spec.name] = opened[spec.location]
-
-    async def _check_foreign(self) -> None:
-        for spec in self.blueprint.foreign_topics:
-            log = self._foreign[spec.name]
-            if spec.name in self.app.outboxes:
-                await log.create_topics([replace(spec, location="")])
-                require(self.app.guarantee, place_of(spec), derive_sink(LogSink(log).capabilities))
-            else:
-                await self._check_source(log, spec)
-
-    async def _check_source(self, log: Log, spec: TopicSpec) -> None:
-        require(self.app.guarantee, place_of(spec), derive_source(log.capabilities))
-        info = (await log.topics([spec.name])).get(spec.name)
-        if info is not None and info.spec.partitions != spec.partitions:
-            raise TopicMismatch(
-                f"{place_of(spec)} has {info.spec.partitions} partitions and the app declares "
-                f"{spec.partitions}; give app.topic partitions={info.spec.partitions}"
-            )
+            await self.outside.close()
 
     async def _prepare_patiently(self) -> None:
         """Workers that start at the same time fence each other's control task: then each begins again."""
@@ -196,8 +169,8 @@ class Worker:
     async def _prepare(self) -> None:
         """Everything that is checked and made on the log before a task may run."""
         require(self.app.guarantee, f"app {self.app.name}", derive_commit(self.log.capabilities, self.app.guarantee))
-        self.blueprint = await build_on(self.app, self.log, self._foreign)
-        await self._check_foreign()
+        self.blueprint = await build_on(self.app, self.log, self.outside.logs)
+        await self.outside.check(self.blueprint)
         control = control_ref(self.app.name)
         topics = [*self.blueprint.own_topics, *([self._replies] if self._replies is not None else [])]
         known = _topology(await self.log.checkpoint(control))
@@ -245,7 +218,7 @@ class Worker:
             plan=plan,
             metrics=self.metrics,
             requests=self.requests,
-            foreign=self._foreign,
+            foreign=self.outside.logs,
             user_topics=frozenset(name for name, spec in blueprint.topics.items() if spec.kind == "user"),
             topology_version=app.version,
             guarantee=app.guarantee,
@@ -298,6 +271,7 @@ class Worker:
             del self._running[task], self._going[task]
             self.drivers.pop(task, None)
             self.deliveries.pop(task, None)
+            self.ingresses.pop(task, None)
             self._take_up(services)
         self._report()
 
@@ -319,29 +293,26 @@ class Worker:
         if driver is not None and driver.phase in (Phase.CLAIMING, Phase.RESTORING):
             self._running[task].cancel()  # it has nothing to commit yet, and its next owner would wait for the restore
 
-    def _at_work(self, task: str) -> Driver | Delivery | Ticker:
+    def _at_work(self, task: str) -> Driver | Delivery | Ticker | Ingress:
         if task == self.blueprint.ticker:
             assert self.ticker is not None
             return self.ticker
-        driver = self.drivers.get(task)
-        return driver if driver is not None else self.deliveries[task]
+        return self.drivers.get(task) or self.deliveries.get(task) or self.ingresses[task]
 
-    def _make(self, services: Services, task: str) -> Driver | Delivery | Ticker:
-        """What runs a task: a driver, the delivery of an outbox's partition, or the ticker."""
+    def _make(self, services: Services, task: str) -> Driver | Delivery | Ticker | Ingress:
+        """What runs a task: a driver, the delivery of an outbox's partition, an ingress, or the ticker."""
         ref = self._refs[task]
         if task == self.blueprint.ticker:
             self.ticker = Ticker(ref, self.app.timers, self.log, self._clock, self.app.version)
             return self.ticker
-        for outbox in self.blueprint.outboxes:
-            if task in outbox.task_ids:
-                target = self._foreign[outbox.target.name]
-                partition = outbox.task_ids.index(task)
-                how = self.app.spreads.get(outbox.target.name, BY_KEY)
-                made = Delivery(
-                    ref, self.log, LogSink(target), target, outbox, partition, self.app.version, self._expiry, how
-                )
-                self.deliveries[task] = made
-                return made
+        delivery = self.outside.delivery(self.blueprint, ref, self.log, self._expiry)
+        if delivery is not None:
+            self.deliveries[task] = delivery
+            return delivery
+        ingress = self.outside.ingress(self.blueprint, ref, self.log)
+        if ingress is not None:
+            self.ingresses[task] = ingress
+            return ingress
         subtopology, partition = self.blueprint.subtopology_of_task(task)
         driver = self.drivers[task] = self._make_driver(services, subtopology, partition, ref)
         # Its coroutine hasn't begun yet: without this, housekeeping might find it to have hung since time began.
@@ -442,6 +413,7 @@ class Worker:
                 for driver in self.drivers.values()
             )
             and all(delivery.caught_up for delivery in self.deliveries.values())
+            and all(ingress.caught_up for ingress in self.ingresses.values())
         )
 
     # ── what topics, tables and agents ask for (dsl.app.Running) ──────────────────────────────────────────────────
@@ -450,7 +422,9 @@ class Worker:
         return self._clock.now_ms()
 
     async def produce(self, topic: TopicSpec, records: Records) -> None:
-        """Append records to a topic, each to the partition of its key."""
+        """Append records to a topic, each to the partition of its key; for one that lies elsewhere, to its outbox."""
+        if topic.location:
+            topic = self.app.outbox_of(topic)
         await self.log.append(self.spread(topic, records))
 
     async def produce_marks(self, topic: TopicSpec, mark: Records) -> None:

@@ -23,6 +23,7 @@ from streams.dsl.app import App
 from streams.dsl.topic import Topic, watermark_record
 from streams.runtime.worker import Worker
 from streams.state.memory import MemoryDisk, MemoryStore
+from streams.testing.edge import QuietEdge
 from streams.testing.loop import VirtualClock, VirtualLoop
 
 
@@ -66,15 +67,18 @@ class TestDriver:
         for log in self._logs.values():
             log.broker.now_ms = self._clock.now_ms  # retention goes by the test's time, not by the machine's
         self._stores: MemoryStores = MemoryStores() if after is None else after._stores
-        self._worker = Worker(app, self._log, self._stores, self._clock, connect=self._connect)
+        self._worker = Worker(
+            app, self._log, self._stores, self._clock, connect=self._connect, connect_edge=self._connect_edge
+        )
         self._read: dict[TopicPartition, int] = {} if after is None else after._read
 
     async def _make_foreign_topics(self) -> None:
         """The topics that the app expects on other logs, empty."""
-        for spec in self.app.build().foreign_topics:
+        blueprint = self.app.build()
+        for spec in [*blueprint.foreign_topics, *blueprint.edge_topics]:
             log = self._connect(spec.location)
             await log.open()
-            await log.create_topics([replace(spec, location="")])
+            await log.create_topics([replace(spec, location="", address="")])
             await log.close()
 
     def _connect(self, location: str) -> MemoryLog:
@@ -84,6 +88,10 @@ class TestDriver:
         made = MemoryLog(broker, limits=self._limits)
         self._logs.setdefault(location, made)
         return made
+
+    def _connect_edge(self, location: str) -> QuietEdge:
+        """Nothing comes from outside but what the test sends; what goes out is kept as on another log."""
+        return QuietEdge(self._connect(location))
 
     def __enter__(self) -> TestDriver:
         try:
@@ -195,7 +203,12 @@ class TestDriver:
         await log.append(appends)
 
     def _append(self, topic: Topic[Any, Any], appends: Sequence[Append]) -> None:
-        self._run(self._to(topic.spec.location, appends))
+        journal = self.app.journals.get(topic.name)
+        if journal is not None:  # as if it had come from there
+            appends = [
+                Append(TopicPartition(journal.topic.name, each.partition.partition), each.records) for each in appends
+            ]
+        self._run(self._to(topic.spec.location if journal is None else "", appends))
         self._settle()
 
     def _topic(self, topic: Topic[Any, Any] | str) -> Topic[Any, Any]:

@@ -1,0 +1,1 @@
+"""Core NATS: subjects as sources and targets, and agents that answer on them."""

@@ -1,0 +1,91 @@
+"""Messages of a subject, gathered until somebody stores them.
+
+What must live here: the buffer, and messages as records.  What must not: when they are stored (``runtime.ingress``).
+
+A subscription can't be told to wait.  What comes while the log takes nothing is kept up to a bound, then dropped and
+counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+
+from streams.connectors.jetstream.client import Connection, Message, Subscription
+from streams.connectors.jetstream.messages import record_of
+from streams.core.edge import Received
+from streams.core.record import Headers, Records
+
+__all__ = ["REPLY", "SUBJECT", "NatsIntake"]
+
+SUBJECT, REPLY = "Nats-Subject", "Nats-Reply"
+BUFFER_BYTES = 64 * 2**20
+EACH_BYTES = 100
+"""What a message takes beside its payload, about."""
+
+
+class NatsIntake:
+    """An ``Intake``."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.lost = 0
+        self._connection = connection
+        self._subscription: Subscription | None = None
+        self._waiting: deque[tuple[int, Message]] = deque()
+        self._bytes = 0
+        self._arrived = asyncio.Event()
+
+    async def open(self, subject: str, queue: str) -> None:
+        """Listen; from the return on everything is heard.  Raises LogUnavailable, ConfigurationError."""
+        self._subscription = await self._connection.subscribe(subject, self._receive, queue)
+        await self._connection.flush()
+
+    def _receive(self, messages: list[Message]) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        for message in messages:
+            if self._bytes > BUFFER_BYTES:
+                self.lost += 1
+                continue
+            self._bytes += len(message.payload) + EACH_BYTES
+            self._waiting.append((now_ms, message))
+        self._arrived.set()
+
+    async def receive(self, *, max_records: int, max_bytes: int, wait_s: float) -> Received | None:
+        if not self._waiting and wait_s > 0:
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._arrived.wait()
+            except TimeoutError:
+                return None
+        if not self._waiting:
+            return None
+        records = Records([], [], [], [])
+        size = 0
+        while self._waiting and len(records.values) < max_records and size < max_bytes:
+            at_ms, message = self._waiting.popleft()
+            size += len(message.payload) + EACH_BYTES
+            key, value, time_ms, headers = record_of(message.head, message.payload, at_ms)
+            own: Headers = ((SUBJECT, message.subject),)
+            if message.reply:
+                own += ((REPLY, message.reply),)
+            records.keys.append(message.subject if key is None else key)
+            records.values.append(value)
+            records.timestamps.append(time_ms)
+            assert records.headers is not None
+            records.headers.append(own + headers if headers else own)
+        self._bytes -= size
+        return Received(records)
+
+    async def stored(self) -> None:
+        """Nobody waits to hear of it."""
+
+    async def end(self) -> None:
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            await subscription.unsubscribe()
+
+    async def close(self) -> None:
+        if self._subscription is not None:
+            await self._subscription.close()

@@ -1,0 +1,92 @@
+"""The edges: transports that can't be read again, and what is asked of a connector for one.
+
+What must live here: protocols and the plain data in their signatures.  What must not: any implementation.
+
+What comes in is **journaled**: an ingress task (``runtime.ingress``) owns a partition of a journal topic on the app's
+log, stores what its ``Intake`` receives, and only then lets it acknowledge.  From there on it is read like any topic.
+
+    transport ── receive ──▶ ingress task ── commit {records, the intake's state} ──▶ journal ──▶ tasks
+        ▲                                                  │
+        └───────────────────── stored ─────────────────────┘
+
+What goes out lies in an outbox, and a delivery task hands it to the edge's ``Sink``.  Where the target can't say up to
+where it has been written, delivery goes on from the position in its own checkpoint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from streams.core.capability import Capabilities
+from streams.core.log import Sink, TopicSpec
+from streams.core.record import Records
+
+__all__ = ["Edge", "Intake", "Received"]
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What has come in.  records: in order, for the journal.  state: what the next owner has to know, in place of what
+    was kept before; None leaves that as it is."""
+
+    records: Records
+    state: bytes | None = None
+
+
+class Intake(Protocol):
+    """Receives what comes for one partition of a source.  Belongs to one claim; of no use after an error."""
+
+    @property
+    def lost(self) -> int:
+        """How many messages were dropped, as far as it can know, since it began."""
+        ...
+
+    async def receive(self, *, max_records: int, max_bytes: int, wait_s: float) -> Received | None:
+        """What has come since the last call; None when nothing has within ``wait_s``.
+
+        Called again before what it handed out last is stored.  ``max_bytes`` may be overrun by a single record.
+        Raises RetryableError (open another one), ConfigurationError, DataError.
+        """
+        ...
+
+    async def stored(self) -> None:
+        """Everything that was handed out so far is durable: acknowledge it."""
+        ...
+
+    async def end(self) -> None:
+        """Let nothing more come.  What has come already is still handed out, until ``receive`` returns None."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Edge(Protocol):
+    """A transport at a location."""
+
+    @property
+    def url(self) -> str:
+        """Where it is, without secrets."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    async def open(self) -> None:
+        """Connect.  Raises LogUnavailable, ConfigurationError."""
+        ...
+
+    async def close(self) -> None: ...
+
+    def check(self, topic: TopicSpec, *, written: bool) -> None:
+        """Raise ConfigurationError for an address that can't be read, or written."""
+        ...
+
+    async def intake(self, source: TopicSpec, group: str, partition: int, state: bytes | None) -> Intake:
+        """Begin to receive for a partition of ``source``.  group: names the app and the source, the same in each of its
+        workers.  state: what the last owner left.  Raises RetryableError, ConfigurationError."""
+        ...
+
+    def sink(self, target: TopicSpec) -> Sink:
+        """What delivers to ``target``."""
+        ...

@@ -1,0 +1,116 @@
+"""What lies outside of an app's own log: other logs, and transports that aren't logs.
+
+What must live here: opening, checking and closing them, and making the tasks that carry records across.  What must not:
+carrying (``delivery``, ``ingress``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from streams.connectors.log_sink import sink_on
+from streams.connectors.registry import open_edge, open_foreign
+from streams.core.capability import derive_intake, derive_sink, derive_source, require
+from streams.core.edge import Edge
+from streams.core.log import Log, Sink, TaskRef, TopicSpec
+from streams.core.spread import BY_KEY
+from streams.dsl.app import App
+from streams.dsl.blueprint import Blueprint
+from streams.errors import TopicMismatch
+from streams.runtime.delivery import Delivery
+from streams.runtime.draw import place_of
+from streams.runtime.ingress import Ingress
+from streams.runtime.retention import Expiry
+
+__all__ = ["Outside"]
+
+logger = logging.getLogger("streams")
+
+
+class Outside:
+    """Other logs and edges, by topic.  connect, connect_edge: from a location to what isn't opened yet."""
+
+    def __init__(
+        self, app: App, connect: Callable[[str], Log] = open_foreign, connect_edge: Callable[[str], Edge] = open_edge
+    ) -> None:
+        self.logs: dict[str, Log] = {}
+        self.edges: dict[str, Edge] = {}
+        self._app = app
+        self._connect = connect
+        self._connect_edge = connect_edge
+
+    async def open(self, blueprint: Blueprint) -> None:
+        logs: dict[str, Log] = {}
+        for spec in blueprint.foreign_topics:
+            if spec.location not in logs:
+                logs[spec.location] = self._connect(spec.location)
+                await logs[spec.location].open()
+            self.logs[spec.name] = logs[spec.location]
+        edges: dict[str, Edge] = {}
+        for spec in blueprint.edge_topics:
+            if spec.location not in edges:
+                edges[spec.location] = self._connect_edge(spec.location)
+                await edges[spec.location].open()
+            self.edges[spec.name] = edges[spec.location]
+
+    async def close(self) -> None:
+        for log in {id(log): log for log in self.logs.values()}.values():
+            await log.close()
+        for edge in {id(edge): edge for edge in self.edges.values()}.values():
+            await edge.close()
+
+    async def check(self, blueprint: Blueprint) -> None:
+        """Raise where a topic can't do what the app wants of it; create those that the app writes."""
+        for spec in blueprint.foreign_topics:
+            log = self.logs[spec.name]
+            if spec.name in self._app.outboxes:
+                await log.create_topics([replace(spec, location="")])
+                require(self._app.guarantee, place_of(spec), derive_sink(sink_on(log, spec.name).capabilities))
+            else:
+                await self._check_source(log, spec)
+        for spec in blueprint.edge_topics:
+            edge = self.edges[spec.name]
+            # Nobody asks a transport for more than it has: that it can't give exactly once is said, not refused.
+            if spec.name in self._app.outboxes:
+                edge.check(spec, written=True)
+                self._say(f"to {place_of(spec)}", derive_sink(edge.sink(spec).capabilities).why)
+            if spec.name in self._app.journals:
+                edge.check(spec, written=False)
+                self._say(f"from {place_of(spec)}", derive_intake(edge.capabilities).why)
+
+    def _say(self, edge: str, why: str) -> None:
+        logger.info("app %s: %s: %s", self._app.name, edge, why)
+
+    async def _check_source(self, log: Log, spec: TopicSpec) -> None:
+        require(self._app.guarantee, place_of(spec), derive_source(log.capabilities))
+        info = (await log.topics([spec.name])).get(spec.name)
+        if info is not None and info.spec.partitions != spec.partitions:
+            raise TopicMismatch(
+                f"{place_of(spec)} has {info.spec.partitions} partitions and the app declares "
+                f"{spec.partitions}; give app.topic partitions={info.spec.partitions}"
+            )
+
+    def delivery(self, blueprint: Blueprint, ref: TaskRef, log: Log, expiry: Expiry) -> Delivery | None:
+        """What runs a task that delivers a partition of an outbox; None for any other task."""
+        for outbox in blueprint.outboxes:
+            if ref.name in outbox.task_ids:
+                target = self.logs.get(outbox.target.name)
+                sink: Sink = (
+                    sink_on(target, outbox.target.name)
+                    if target is not None
+                    else self.edges[outbox.target.name].sink(outbox.target)
+                )
+                partition = outbox.task_ids.index(ref.name)
+                how = self._app.spreads.get(outbox.target.name, BY_KEY)
+                return Delivery(ref, log, sink, target or log, outbox, partition, self._app.version, expiry, how)
+        return None
+
+    def ingress(self, blueprint: Blueprint, ref: TaskRef, log: Log) -> Ingress | None:
+        """What runs a task that fills a partition of a journal; None for any other task."""
+        for journal in blueprint.journals:
+            if ref.name in journal.task_ids:
+                edge = self.edges[journal.source.name]
+                return Ingress(ref, log, edge, journal, journal.task_ids.index(ref.name), self._app.version)
+        return None

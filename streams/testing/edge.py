@@ -1,0 +1,56 @@
+"""An edge for tests of apps: nothing comes in by itself, and what goes out is kept on a log in memory.
+
+What must live here: that edge.  What must not: what a test sends (``driver``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from streams.connectors.log_sink import LogSink
+from streams.connectors.memory.log import MemoryLog
+from streams.core.capability import Capabilities
+from streams.core.edge import Received
+from streams.core.log import TopicSpec
+
+__all__ = ["QuietEdge"]
+
+
+class QuietIntake:
+    """Receives nothing."""
+
+    lost = 0
+
+    async def receive(self, *, max_records: int, max_bytes: int, wait_s: float) -> Received | None:
+        await asyncio.sleep(wait_s)
+        return None
+
+    async def stored(self) -> None: ...
+
+    async def end(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class QuietEdge:
+    """An ``Edge`` that is a log in memory to those who write to it."""
+
+    url = "memory:"
+    capabilities = Capabilities()
+
+    def __init__(self, log: MemoryLog) -> None:
+        self._log = log
+
+    async def open(self) -> None:
+        await self._log.open()
+
+    async def close(self) -> None:
+        await self._log.close()
+
+    def check(self, topic: TopicSpec, *, written: bool) -> None: ...
+
+    async def intake(self, source: TopicSpec, group: str, partition: int, state: bytes | None) -> QuietIntake:
+        return QuietIntake()
+
+    def sink(self, target: TopicSpec) -> LogSink:
+        return LogSink(self._log)

@@ -1,0 +1,86 @@
+"""Topics at an edge: their names, their journals and outboxes, and what an app in a test makes of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from streams import App
+from streams.core.capability import Capabilities
+from streams.dsl.foreign import edge_label, split_edge
+from streams.errors import ConfigurationError
+from streams.runtime.explain import explain
+from streams.testing import TestDriver
+
+
+def plant() -> App:
+    app = App("plant", partitions=2)
+    readings = app.stream(app.topic("nats://shop:secret@localhost/plant.*.temperature?tls=yes", value=float))
+    hot = readings.filter(lambda celsius: celsius > 90)
+    hot.to(app.topic("nats://localhost/alerts.{key}", value=float))
+    readings.count(name="readings")
+    return app
+
+
+def test_a_subject_becomes_a_name_and_a_journal_of_one_partition() -> None:
+    app = plant()
+    blueprint = app.build()
+    [journal] = blueprint.journals
+    assert (journal.topic.name, journal.topic.partitions, journal.topic.kind) == (
+        "plant.plant.any.temperature.journal",
+        1,
+        "journal",
+    )
+    assert journal.source.address == "plant.*.temperature"
+    assert journal.source.location == "nats://shop:secret@localhost?tls=yes"
+    assert {spec.name for spec in blueprint.edge_topics} == {"plant.any.temperature", "alerts.key"}
+    assert not blueprint.foreign_topics
+    assert "plant.plant.any.temperature.journal-0" in blueprint.tasks
+    assert blueprint.record.internal_topics["plant.plant.any.temperature.journal"] == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "label"),
+    [
+        ("a.b", "a.b"),
+        ("a.*.>", "a.any.all"),
+        ("a/+/#", "a.any.all"),
+        ("alerts.{key}", "alerts.key"),
+        ("$SYS.x y", "SYS.x-y"),
+    ],
+)
+def test_an_address_is_named_by_what_a_name_may_hold(address: str, label: str) -> None:
+    assert edge_label(address) == label
+
+
+def test_an_edge_without_a_subject_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="names no subject"):
+        split_edge("nats://user:secret@localhost")
+    assert split_edge("kafka://localhost/orders") is None
+
+
+def test_explain_says_what_an_edge_can_do() -> None:
+    log = Capabilities(replayable=True, ordered=True, transactional=True, fences=True)
+    plan = explain(plant(), "memory:", lambda _: log)
+    edges = {(edge.source, edge.target): edge.guarantee for edge in plan.edges}
+    assert edges["nats://shop@localhost/plant.*.temperature?tls=yes", "plant.plant.any.temperature.journal"] == "at most once"
+    assert edges["plant.plant.any.temperature.journal", "tasks of plant.any.temperature"] == "exactly once"
+    assert edges["plant.alerts.key.outbox", "nats://localhost/alerts.{key}"] == "at least once"
+    assert "secret" not in str(plan)
+
+
+def test_in_a_test_what_is_sent_comes_in_and_what_goes_out_is_kept() -> None:
+    app = plant()
+    with TestDriver(app) as t:
+        t.send("plant.any.temperature", 95.0, key="plant.1.temperature")
+        t.send("plant.any.temperature", 20.0, key="plant.2.temperature")
+        assert t.outputs("alerts.key") == [("plant.1.temperature", 95.0)]
+        assert t.table("readings") == {"plant.1.temperature": 1, "plant.2.temperature": 1}
+
+
+def test_a_table_can_follow_a_subject() -> None:
+    app = App("shop")
+    app.table("prices", source=app.topic("nats://localhost/prices.*", key=str, value=int))
+    with TestDriver(app) as t:
+        t.send("prices.any", 5, key="prices.apple")
+        t.send("prices.any", 6, key="prices.apple")
+        assert t.table("prices") == {"prices.apple": 6}
