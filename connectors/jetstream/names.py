@@ -9,6 +9,7 @@
     stream of a user's topic  <topic>      <topic>.<partition>
     the catalog               S-=catalog   S.=catalog.topic.<topic>                what internal topics are
                                            S.=catalog.trim.<topic>.<partition>     up to where they were trimmed
+    deliveries elsewhere      S-=out       S.=out.<group>.<slot>                   how far, beside the streams of others
 
 What must live here: the form of names.  What must not: talking to the server.
 
