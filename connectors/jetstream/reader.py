@@ -70,6 +70,7 @@ class Partition:
     checked: up to that sequence no gap holds anything that was lost.
     pending: how many more there were for us when it was sent.  free: gaps that begin before it mean nothing.
     manifest: while its snapshot is read; part, part_seq: number of its next block, and from where on to look for it.
+    life: of the connection, when something was last asked for.
     """
 
     at: TopicPartition
@@ -81,6 +82,7 @@ class Partition:
     expected: int = 1
     checked: int = 0
     asked: int = 0
+    life: int = 0
     heard_at: float = 0.0
     looked_at: float = 0.0
     broken: str = ""
@@ -161,6 +163,8 @@ class JetStreamReader:
         if each.subscription is not None and not each.broken:
             if each.asked and now - each.heard_at > SILENCE_S:
                 each.broken = "it doesn't answer"
+            elif each.asked and each.life != self._api.connection.reconnects:
+                each.broken = "what was asked for on a former connection won't come"
             else:
                 return
         if each.waiting:
@@ -254,6 +258,7 @@ class JetStreamReader:
             "idle_heartbeat": int(HEARTBEAT_S * NS),
         }
         each.asked += batch
+        each.life = self._api.connection.reconnects
         each.heard_at = asyncio.get_running_loop().time()
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{place.stream}.{each.consumer}"
         await self._api.connection.write(publication(subject, msgspec.json.encode(request), each.inbox))

@@ -22,10 +22,13 @@ from typing import Any
 import nats
 import pytest
 
-from streams.connectors.jetstream import client
+from streams.connectors.jetstream import client, reader
 from streams.connectors.jetstream.client import STALL_S, Connection, publication
 from streams.connectors.jetstream.config import parse_url
+from streams.connectors.jetstream.log import JetStreamLog
 from streams.connectors.jetstream.session import LAST_PAUSE_S, Rounds
+from streams.core.log import Append, TopicSpec
+from streams.core.record import START, Records, TopicPartition
 from streams.errors import LogUnavailable
 from tests.brokers.nats.server import NatsServer
 
@@ -240,6 +243,32 @@ def test_a_server_that_is_about_to_stop_is_left_before_it_throws_its_clients_out
         asyncio.run(run())
     said = [each.getMessage() for each in caplog.records]
     assert any("is about to stop; going to another server" in line for line in said)
+
+
+def test_a_reader_goes_on_at_once_when_the_connection_was_made_anew(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "SILENCE_S", 10 * PATIENCE_S)
+    server = start(jetstream=True)
+    at = TopicPartition("orders", 0)
+
+    async def run() -> None:
+        log, other = JetStreamLog(server.url), JetStreamLog(server.url)
+        await log.open()
+        await other.open()
+        await log.create_topics([TopicSpec("orders")])
+        reading = log.reader({at: START})
+        assert await reading.fetch([at], max_records=10, wait_s=0.1) == []
+        await log._connection._client.force_reconnect()
+        await until(lambda: log._connection.reconnects == 1)
+        await other.append([Append(at, Records([None], [b"one"], [1]))])
+        [batch] = await reading.fetch([at], max_records=10, wait_s=PATIENCE_S)
+        assert batch.records.values == [b"one"]
+        await reading.close()
+        await log.close()
+        await other.close()
+
+    asyncio.run(run())
 
 
 # ── us ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
