@@ -259,8 +259,9 @@ def test_a_reader_goes_on_at_once_when_the_connection_was_made_anew(
         await log.create_topics([TopicSpec("orders")])
         reading = log.reader({at: START})
         assert await reading.fetch([at], max_records=10, wait_s=0.1) == []
-        await log._connection._client.force_reconnect()
-        await until(lambda: log._connection.reconnects == 1)
+        server.kill()
+        server.start()
+        await until(lambda: log._connection.reconnects == other._connection.reconnects == 1)
         await other.append([Append(at, Records([None], [b"one"], [1]))])
         [batch] = await reading.fetch([at], max_records=10, wait_s=PATIENCE_S)
         assert batch.records.values == [b"one"]
