@@ -45,6 +45,11 @@ class NatsServer:
         """What it said, in all its lives."""
         return self.said_in.read_text("utf-8", "replace") if self.said_in.exists() else ""
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start it; returns when it takes connections."""
         program = binary()
