@@ -29,7 +29,11 @@ class NatsEdge:
         self._connection = Connection(self.url, config.client, timeout_s=config.request_timeout_ms / 1000)
 
     @property
-    def capabilities(self) -> Capabilities:
+    def intakes(self) -> Capabilities:
+        return Capabilities()
+
+    @property
+    def outlets(self) -> Capabilities:
         return Capabilities()
 
     async def open(self) -> None:
@@ -51,5 +55,5 @@ class NatsEdge:
         await made.open(source.address, group if source.partitions > 1 else "")
         return made
 
-    def sink(self, target: TopicSpec) -> NatsOutlet:
+    async def outlet(self, target: TopicSpec, group: str, partition: int, state: bytes | None) -> NatsOutlet:
         return NatsOutlet(self._connection, target.address)

@@ -82,8 +82,8 @@ async def blueprint_on(app: App, log: ToolLog) -> Blueprint:
 async def reach(url: str, *, create: bool = False, foreign: bool = False) -> AsyncIterator[ToolLog]:
     """A log to work with inside of the block.
 
-    create: make an embedded log that doesn't exist; else that is a ConfigurationError.  foreign: the URL is the location
-    of topics that aren't on an app's own log.  Raises LogLocked when whoever holds it can't be reached.
+    create: make an embedded log that doesn't exist; else that is a ConfigurationError.  foreign: the URL is the
+    location of topics that aren't on an app's own log.  Raises LogLocked when whoever holds it can't be reached.
     """
     if url.startswith("embedded:"):
         log = await _embedded(url, create)

@@ -9,20 +9,29 @@ log, stores what its ``Intake`` receives, and only then lets it acknowledge.  Fr
         ▲                                                  │
         └───────────────────── stored ─────────────────────┘
 
-What goes out lies in an outbox, and a delivery task hands it to the edge's ``Sink``.  Where the target can't say up to
-where it has been written, delivery goes on from the position in its own checkpoint.
+What goes out lies in an outbox.  An egress task (``runtime.egress``) hands it to an ``Outlet``, a batch at a time.  No
+position is kept at the other end, so the task's checkpoint has it, and beside it what the outlet needs to go on with a
+batch that was under way.
+
+    outbox ──▶ egress task ── send(batch) ──▶ transport
+                    ▲              │
+                    └─ checkpoint ◀┘ keep(state): the position before this batch, and how far it has got
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from streams.core.capability import Capabilities
-from streams.core.log import Sink, TopicSpec
+from streams.core.log import TopicSpec
 from streams.core.record import Records
 
-__all__ = ["Edge", "Intake", "Received"]
+__all__ = ["Edge", "Intake", "Keep", "Outlet", "Received"]
+
+Keep = Callable[[bytes], Awaitable[None]]
+"""Makes an outlet's state durable; returns when it is.  Raises Fenced: send nothing more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,29 @@ class Intake(Protocol):
     async def close(self) -> None: ...
 
 
+class Outlet(Protocol):
+    """Sends the records of one task.  Belongs to one claim; of no use after an error."""
+
+    @property
+    def batch(self) -> int:
+        """How many records it wants at once, at most."""
+        ...
+
+    @property
+    def under_way(self) -> int:
+        """How many records a former owner has begun to send and not finished: the first batch has to be these."""
+        ...
+
+    async def send(self, records: Records, keep: Keep) -> None:
+        """Send a batch; returns when the other end has it, as surely as the transport can tell.
+
+        Raises RetryableError (some of it may be out), ConfigurationError, DataError.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+
 class Edge(Protocol):
     """A transport at a location."""
 
@@ -70,7 +102,14 @@ class Edge(Protocol):
         ...
 
     @property
-    def capabilities(self) -> Capabilities: ...
+    def intakes(self) -> Capabilities:
+        """What it can do with what comes in."""
+        ...
+
+    @property
+    def outlets(self) -> Capabilities:
+        """What it can do with what goes out."""
+        ...
 
     async def open(self) -> None:
         """Connect.  Raises LogUnavailable, ConfigurationError."""
@@ -87,6 +126,6 @@ class Edge(Protocol):
         workers.  state: what the last owner left.  Raises RetryableError, ConfigurationError."""
         ...
 
-    def sink(self, target: TopicSpec) -> Sink:
-        """What delivers to ``target``."""
+    async def outlet(self, target: TopicSpec, group: str, partition: int, state: bytes | None) -> Outlet:
+        """What sends a partition of the outbox of ``target``.  Parameters and errors as of ``intake``."""
         ...

@@ -3,7 +3,7 @@
     claim on the app's log ──▶ fence the target ──▶ read the delivered position *from the target* ──▶ deliver, in order
 
 The target's position decides where to go on; the checkpoint on the app's log only says how far the outbox may be
-trimmed.  Where a target keeps no position, the checkpoint's is all there is, and what was sent behind it is repeated.
+trimmed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from typing import Protocol
 
 import msgspec
 
@@ -35,10 +34,6 @@ CHECKPOINT_EVERY_S = 1.0
 WAIT_S = 0.2
 
 
-class Partitioner(Protocol):
-    def partition_for(self, key: bytes, partitions: int) -> int: ...
-
-
 class Delivery:
     """Delivers one partition of an outbox until it is stopped."""
 
@@ -47,7 +42,7 @@ class Delivery:
         ref: TaskRef,
         log: Log,
         sink: Sink,
-        target: Partitioner,
+        target: Log,
         outbox: Outbox,
         partition: int,
         topology: int,
@@ -106,8 +101,7 @@ class Delivery:
             self._checkpoint = claimed(previous, log_id=self._log.identity, topology=self._topology)
             await writer.commit(Commit(encode_checkpoint(self._checkpoint)))
             sink = await self._sink.fence(self._outbox.ref_at_target(self._log.identity, self.at.partition))
-            kept = self.position if not self._sink.capabilities.delivered_position else None
-            self.delivered = _decode_position(sink.delivered) if sink.delivered is not None else kept or Position()
+            self.delivered = _decode_position(sink.delivered) if sink.delivered is not None else Position()
             await self._deliver(writer, sink)
         finally:
             if sink is not None:

@@ -104,12 +104,10 @@ def explain(app: App, log_url: str, of: CapabilitiesOf) -> Explanation:
         edges.extend(_edges(app, subtopology, capabilities, of))
     for outbox in blueprint.outboxes:
         target = outbox.target
-        derived = derive_sink(
-            open_edge(target.location).sink(target).capabilities if target.address else of(target.location)
-        )
+        derived = derive_sink(open_edge(target.location).outlets if target.address else of(target.location))
         edges.append(Edge(outbox.topic.name, place_of(outbox.target), derived.guarantee.value, derived.why))
     for journal in blueprint.journals:
-        derived = derive_intake(open_edge(journal.source.location).capabilities)
+        derived = derive_intake(open_edge(journal.source.location).intakes)
         edges.append(Edge(place_of(journal.source), journal.topic.name, derived.guarantee.value, derived.why))
     edges.extend(
         Edge(endpoint.shown, f"agent {agent.name}, {way}", derived.guarantee.value, derived.why)

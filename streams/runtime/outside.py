@@ -1,7 +1,7 @@
 """What lies outside of an app's own log: other logs, and transports that aren't logs.
 
 What must live here: opening, checking and closing them, and making the tasks that carry records across.  What must not:
-carrying (``delivery``, ``ingress``).
+carrying (``delivery``, ``egress``, ``ingress``).
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from streams.connectors.log_sink import sink_on
 from streams.connectors.registry import open_edge, open_foreign
 from streams.core.capability import derive_intake, derive_sink, derive_source, require
 from streams.core.edge import Edge
-from streams.core.log import Log, Sink, TaskRef, TopicSpec
+from streams.core.log import Log, TaskRef, TopicSpec
 from streams.core.spread import BY_KEY
 from streams.dsl.app import App
 from streams.dsl.blueprint import Blueprint
 from streams.errors import TopicMismatch
 from streams.runtime.delivery import Delivery
 from streams.runtime.draw import place_of
+from streams.runtime.egress import Egress
 from streams.runtime.ingress import Ingress
 from streams.runtime.retention import Expiry
 
@@ -75,10 +76,10 @@ class Outside:
             # Nobody asks a transport for more than it has: that it can't give exactly once is said, not refused.
             if spec.name in self._app.outboxes:
                 edge.check(spec, written=True)
-                self._say(f"to {place_of(spec)}", derive_sink(edge.sink(spec).capabilities).why)
+                self._say(f"to {place_of(spec)}", derive_sink(edge.outlets).why)
             if spec.name in self._app.journals:
                 edge.check(spec, written=False)
-                self._say(f"from {place_of(spec)}", derive_intake(edge.capabilities).why)
+                self._say(f"from {place_of(spec)}", derive_intake(edge.intakes).why)
 
     def _say(self, edge: str, why: str) -> None:
         logger.info("app %s: %s: %s", self._app.name, edge, why)
@@ -92,19 +93,15 @@ class Outside:
                 f"{spec.partitions}; give app.topic partitions={info.spec.partitions}"
             )
 
-    def delivery(self, blueprint: Blueprint, ref: TaskRef, log: Log, expiry: Expiry) -> Delivery | None:
-        """What runs a task that delivers a partition of an outbox; None for any other task."""
+    def delivery(self, blueprint: Blueprint, ref: TaskRef, log: Log, expiry: Expiry) -> Delivery | Egress | None:
+        """What runs a task that carries a partition of an outbox out; None for any other task."""
         for outbox in blueprint.outboxes:
             if ref.name in outbox.task_ids:
-                target = self.logs.get(outbox.target.name)
-                sink: Sink = (
-                    sink_on(target, outbox.target.name)
-                    if target is not None
-                    else self.edges[outbox.target.name].sink(outbox.target)
-                )
-                partition = outbox.task_ids.index(ref.name)
-                how = self._app.spreads.get(outbox.target.name, BY_KEY)
-                return Delivery(ref, log, sink, target or log, outbox, partition, self._app.version, expiry, how)
+                name, partition, version = outbox.target.name, outbox.task_ids.index(ref.name), self._app.version
+                if outbox.target.address:
+                    return Egress(ref, log, self.edges[name], outbox, partition, version)
+                target, how = self.logs[name], self._app.spreads.get(name, BY_KEY)
+                return Delivery(ref, log, sink_on(target, name), target, outbox, partition, version, expiry, how)
         return None
 
     def ingress(self, blueprint: Blueprint, ref: TaskRef, log: Log) -> Ingress | None:

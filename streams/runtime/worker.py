@@ -34,6 +34,7 @@ from streams.errors import LogUnavailable, RetryableError, StreamsError
 from streams.runtime.clock import Clock
 from streams.runtime.delivery import Delivery
 from streams.runtime.driver import Driver, DriverFactory, Phase, Services
+from streams.runtime.egress import Egress
 from streams.runtime.existing import build_on, watch_topics
 from streams.runtime.housekeeping import consumed, tick_here
 from streams.runtime.ingress import Ingress
@@ -100,7 +101,7 @@ class Worker:
         self._shutdown_timeout_s = shutdown_timeout_s
         self._make_driver = make_driver
         self.outside = Outside(app, connect, connect_edge)
-        self.deliveries: dict[str, Delivery] = {}
+        self.deliveries: dict[str, Delivery | Egress] = {}
         self.ingresses: dict[str, Ingress] = {}
         self.ticker: Ticker | None = None
         self.assigned = False
@@ -293,13 +294,13 @@ class Worker:
         if driver is not None and driver.phase in (Phase.CLAIMING, Phase.RESTORING):
             self._running[task].cancel()  # it has nothing to commit yet, and its next owner would wait for the restore
 
-    def _at_work(self, task: str) -> Driver | Delivery | Ticker | Ingress:
+    def _at_work(self, task: str) -> Driver | Delivery | Egress | Ticker | Ingress:
         if task == self.blueprint.ticker:
             assert self.ticker is not None
             return self.ticker
         return self.drivers.get(task) or self.deliveries.get(task) or self.ingresses[task]
 
-    def _make(self, services: Services, task: str) -> Driver | Delivery | Ticker | Ingress:
+    def _make(self, services: Services, task: str) -> Driver | Delivery | Egress | Ticker | Ingress:
         """What runs a task: a driver, the delivery of an outbox's partition, an ingress, or the ticker."""
         ref = self._refs[task]
         if task == self.blueprint.ticker:

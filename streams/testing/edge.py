@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 
-from streams.connectors.log_sink import LogSink
 from streams.connectors.memory.log import MemoryLog
 from streams.core.capability import Capabilities
-from streams.core.edge import Received
-from streams.core.log import TopicSpec
+from streams.core.edge import Keep, Received
+from streams.core.log import Append, TopicSpec
+from streams.core.record import Records, TopicPartition
 
 __all__ = ["QuietEdge"]
 
@@ -32,11 +32,27 @@ class QuietIntake:
     async def close(self) -> None: ...
 
 
+class QuietOutlet:
+    """Appends to a topic."""
+
+    batch = 1000
+    under_way = 0
+
+    def __init__(self, log: MemoryLog, at: TopicPartition) -> None:
+        self._log = log
+        self._at = at
+
+    async def send(self, records: Records, keep: Keep) -> None:
+        await self._log.append([Append(self._at, records)])
+
+    async def close(self) -> None: ...
+
+
 class QuietEdge:
     """An ``Edge`` that is a log in memory to those who write to it."""
 
     url = "memory:"
-    capabilities = Capabilities()
+    intakes = outlets = Capabilities()
 
     def __init__(self, log: MemoryLog) -> None:
         self._log = log
@@ -52,5 +68,5 @@ class QuietEdge:
     async def intake(self, source: TopicSpec, group: str, partition: int, state: bytes | None) -> QuietIntake:
         return QuietIntake()
 
-    def sink(self, target: TopicSpec) -> LogSink:
-        return LogSink(self._log)
+    async def outlet(self, target: TopicSpec, group: str, partition: int, state: bytes | None) -> QuietOutlet:
+        return QuietOutlet(self._log, TopicPartition(target.name, 0))

@@ -1,0 +1,174 @@
+"""Egress: hands an outbox to a transport that keeps no position of its own.
+
+    claim on the app's log ──▶ open the outlet with the state that the last owner left ──▶ send batch after batch
+
+The checkpoint holds the position before the batch that is under way, and the outlet's state in it.  It is committed
+when the outlet asks for it, and else every now and then: what is sent behind it may be sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from bisect import bisect_left
+
+import msgspec
+
+from streams.core.checkpoint import Checkpoint, claimed, decode_checkpoint, encode_checkpoint, partition_key
+from streams.core.edge import Edge, Outlet
+from streams.core.log import Commit, Log, Reader, TaskRef, TaskWriter
+from streams.core.record import Fetched, Position, Records, TopicPartition
+from streams.dsl.foreign import Outbox
+from streams.errors import Fenced, PositionLost, RetryableError
+
+logger = logging.getLogger("streams")
+
+STATE = "outlet"
+"""The fact of the checkpoint that holds an outlet's state."""
+CHECKPOINT_EVERY_S = 1.0
+WAIT_S = 0.2
+
+
+class Egress:
+    """Carries one partition of an outbox out until it is stopped."""
+
+    def __init__(self, ref: TaskRef, log: Log, edge: Edge, outbox: Outbox, partition: int, topology: int) -> None:
+        self.id = ref.name
+        self.at = TopicPartition(outbox.topic.name, partition)
+        self.delivered = Position()
+        self._log = log
+        self._edge = edge
+        self._outbox = outbox
+        self._ref = ref
+        self._topology = topology
+        self._stop = asyncio.Event()
+        self._checkpoint: Checkpoint | None = None
+        self._reader: Reader | None = None
+
+    def stop(self) -> None:
+        """Ask it to let go; ``run`` returns when the batch in hand is out."""
+        self._stop.set()
+
+    @property
+    def position(self) -> Position | None:
+        """Up to where the outbox is out and checkpointed."""
+        return None if self._checkpoint is None else self._checkpoint.position(self.at)
+
+    @property
+    def caught_up(self) -> bool:
+        """Everything in the outbox, as far as known, is out."""
+        return self._reader is not None and self.delivered.reached(self._reader.ends()[self.at])
+
+    async def run(self) -> None:
+        """Send until stopped.  A transport that can't be reached is tried again for as long as it takes."""
+        pause_s = 0.1
+        while not self._stop.is_set():
+            before = self.delivered
+            try:
+                await self._live()
+            except RetryableError as error:
+                level = logging.INFO if isinstance(error, Fenced) else logging.WARNING
+                logger.log(level, "egress %s starts again: %s", self.id, error)
+                pause_s = 0.1 if self.delivered != before else min(10.0, pause_s * 2)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause_s):
+                        await self._stop.wait()
+
+    async def _live(self) -> None:
+        writer = await self._log.fence(self._ref)
+        outlet: Outlet | None = None
+        try:
+            previous = decode_checkpoint(writer.checkpoint) if writer.checkpoint is not None else None
+            self._checkpoint = claimed(previous, log_id=self._log.identity, topology=self._topology)
+            await writer.commit(Commit(encode_checkpoint(self._checkpoint)))
+            start = (await self._log.bounds([self.at]))[self.at].start
+            self.delivered = self._checkpoint.position(self.at) or start
+            if not self.delivered.reached(start):
+                raise PositionLost(
+                    topic=self.at.topic,
+                    partition=self.at.partition,
+                    position=self.delivered.offset(),
+                    first=start.offset(),
+                )
+            target, group, state = self._outbox.target, self._outbox.topic.name, self._checkpoint.facts.get(STATE)
+            outlet = await self._edge.outlet(target, group, self.at.partition, state)
+            await self._send(writer, outlet)
+        finally:
+            if outlet is not None:
+                await outlet.close()
+            await writer.close()
+
+    async def _send(self, writer: TaskWriter, outlet: Outlet) -> None:
+        reader = self._reader = self._log.reader({self.at: self.delivered})
+        loop = asyncio.get_running_loop()
+        checkpoint_at = loop.time() + CHECKPOINT_EVERY_S
+        queue, wanted = _Queue(self.delivered), outlet.under_way
+
+        async def keep(state: bytes) -> None:
+            await self._keep(writer, state)
+
+        try:
+            while not self._stop.is_set():
+                if len(queue) < max(1, wanted):
+                    for batch in await reader.fetch([self.at], max_records=wanted or outlet.batch, wait_s=WAIT_S):
+                        queue.put(batch)
+                if len(queue) >= max(1, wanted):
+                    records, behind = queue.take(wanted or outlet.batch)
+                    await outlet.send(records, keep)
+                    self.delivered, wanted = behind, 0
+                elif not len(queue):
+                    self.delivered = queue.end
+                if loop.time() >= checkpoint_at:
+                    await self._keep(writer)
+                    checkpoint_at = loop.time() + CHECKPOINT_EVERY_S
+            await self._keep(writer)
+        finally:
+            self._reader = None
+            await reader.close()
+
+    async def _keep(self, writer: TaskWriter, state: bytes | None = None) -> None:
+        """Make the position durable, with the outlet's state where that has changed."""
+        known = self._checkpoint
+        assert known is not None
+        if state is None and known.position(self.at) == self.delivered:
+            return
+        facts = known.facts if state is None else {**known.facts, STATE: state}
+        kept = msgspec.structs.replace(
+            known, number=known.number + 1, positions={partition_key(self.at): self.delivered}, facts=facts
+        )
+        await writer.commit(Commit(encode_checkpoint(kept), positions={self.at: self.delivered}))
+        self._checkpoint = kept
+
+
+class _Queue:
+    """Records that were read and aren't sent yet.  end: the position behind all of them."""
+
+    def __init__(self, position: Position) -> None:
+        self.end = position
+        self._records = Records()
+        self._behind: list[Position] = []
+
+    def __len__(self) -> int:
+        return len(self._behind)
+
+    def put(self, batch: Fetched) -> None:
+        """Add what a reader has handed out; what it repeats is left out."""
+        first = bisect_left(batch.offsets, self.end.offset(batch.lane))
+        self._records.extend(_part(batch.records, first, len(batch)))
+        self._behind += [self.end.advanced(batch.lane, offset + 1) for offset in batch.offsets[first:]]
+        self.end = self.end.advanced(batch.lane, batch.next_offset)
+        if first < len(batch):
+            self._behind[-1] = self.end
+
+    def take(self, most: int) -> tuple[Records, Position]:
+        """Up to so many records, in order, and the position behind them."""
+        taken, rest = _part(self._records, 0, most), _part(self._records, most, len(self._behind))
+        behind = self._behind[: len(taken)][-1]
+        self._records, self._behind = rest, self._behind[len(taken) :]
+        return taken, behind
+
+
+def _part(records: Records, first: int, end: int) -> Records:
+    headers = None if records.headers is None else records.headers[first:end]
+    return Records(records.keys[first:end], records.values[first:end], records.timestamps[first:end], headers)
