@@ -163,6 +163,15 @@ class JetStreamLog:
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
         return await self._topics.bounds(partitions)
 
+    def distance(self, partition: TopicPartition, since: Position, end: Position) -> int:
+        """In messages: of an internal topic each is a block of records, and its offsets have places for a million."""
+        places = self._topics.places(partition.topic)
+        return max(0, end.offset() // places - since.offset() // places)
+
+    async def backlog(self, positions: Positions) -> Mapping[TopicPartition, int]:
+        """In messages, as ``distance``, but only those of the partition."""
+        return {at: await self._topics.pending(at, position.offset()) for at, position in positions.items()}
+
     async def offsets_at(self, times: Mapping[TopicPartition, int]) -> Positions:
         """By the records' own times, of which the server knows nothing: the partitions are read."""
         bounds = await self._topics.bounds(times)
@@ -179,7 +188,14 @@ class JetStreamLog:
         return JetStreamReader(self._api, self._topics, positions)
 
     def membership(self, group: str, member: Member, wanted: Wanted) -> Membership:
-        return JetStreamMembership(self._api, group, member, wanted, session_s=self._session_s)
+        return JetStreamMembership(
+            self._api,
+            group,
+            member,
+            wanted,
+            session_s=self._session_s,
+            remake=lambda: self._topics.ensure(groups_config()),
+        )
 
     async def members(self, group: str) -> Sequence[Member]:
         return await members_of(self._api, group)
@@ -211,6 +227,8 @@ class JetStreamLog:
                 continue
             writer = await self.fence(task)
             await writer.forget()
+        for group in {task.group for task in tasks}:
+            await self._topics.forget_lost(group)
 
     async def append(self, appends: Sequence[Append]) -> Positions:
         self._check(Commit(b"", appends))

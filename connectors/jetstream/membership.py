@@ -22,7 +22,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
 from streams.connectors.jetstream.api import Api
 from streams.connectors.jetstream.client import Message, Subscription, publication
@@ -52,16 +52,26 @@ WORTH_A_LINE = 4
 
 
 class JetStreamMembership:
-    """Membership in ``group``.  session_s: a worker that isn't heard of for so long loses its tasks."""
+    """Membership in ``group``.  session_s: a worker that isn't heard of for so long loses its tasks.  remake: makes the
+    stream of all groups, should it be missing: what it holds lives no longer than a session anyway."""
 
     def __init__(
-        self, api: Api, group: str, member: Member, wanted: Wanted, *, session_s: int = 6, beat_s: float = 1.0
+        self,
+        api: Api,
+        group: str,
+        member: Member,
+        wanted: Wanted,
+        *,
+        session_s: int = 6,
+        beat_s: float = 1.0,
+        remake: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self._api = api
         self._group = group
         self._member = member
         self._wanted = wanted
         self._session_s = session_s
+        self._remake = remake
         self._beat_s = min(beat_s, session_s / 3)
         self._id = member.name or secrets.token_hex(8)
         self._incarnation = secrets.token_hex(8)
@@ -160,6 +170,8 @@ class JetStreamMembership:
                 try:
                     if news is None:
                         news = await self._api.connection.subscribe(news_subject(self._group), self._hear)
+                    if failures >= WORTH_A_LINE and self._remake is not None:
+                        await self._remake()
                     await self._step()
                     failures = 0
                 except LogUnavailable as error:

@@ -9,6 +9,8 @@
     stream of a user's topic  <topic>      <topic>.<partition>
     the catalog               S-=catalog   S.=catalog.topic.<topic>                what internal topics are
                                            S.=catalog.trim.<topic>.<partition>     up to where they were trimmed
+                                           S.=catalog.app.<group>                  when its stream was made
+                                           S.=catalog.slot.<group>.<slot>          that there is a checkpoint
     deliveries elsewhere      S-=out       S.=out.<group>.<slot>                   how far, beside the streams of others
 
 What must live here: the form of names.  What must not: talking to the server.
@@ -23,13 +25,16 @@ import re
 
 __all__ = [
     "CATALOG",
+    "app_mark_subject",
     "app_stream",
     "app_subjects",
     "catalog_subject",
+    "is_internal",
     "log_subject",
     "out_filter",
     "out_subject",
     "pos_subject",
+    "slot_mark_subject",
     "snapshot_subject",
     "spill_subject",
     "token",
@@ -56,7 +61,7 @@ def app_subjects(group: str) -> str:
     return f"S.{token(group)}.>"
 
 
-def pos_subject(group: str, slot: int) -> str:
+def pos_subject(group: str, slot: int | str) -> str:
     return f"S.{token(group)}.pos.{slot}"
 
 
@@ -92,3 +97,16 @@ def catalog_subject(topic: str) -> str:
 
 def trim_subject(topic: str, partition: int | str) -> str:
     return f"S.=catalog.trim.{token(topic)}.{partition}"
+
+
+def app_mark_subject(group: str) -> str:
+    return f"S.=catalog.app.{token(group)}"
+
+
+def slot_mark_subject(group: str, slot: int | str) -> str:
+    return f"S.=catalog.slot.{token(group)}.{slot}"
+
+
+def is_internal(stream: str) -> bool:
+    """True for the streams of apps, and those that they share: no topic has a stream of such a name."""
+    return stream.startswith("S-")

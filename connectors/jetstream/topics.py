@@ -14,15 +14,19 @@ from typing import Any
 
 import msgspec
 
-from streams.connectors.jetstream.api import Api, ApiError
+from streams.connectors.jetstream.api import Api, ApiError, Stored
 from streams.connectors.jetstream.messages import BLOCK_PLACES
 from streams.connectors.jetstream.names import (
     CATALOG,
+    app_mark_subject,
     app_stream,
     app_subjects,
     catalog_subject,
+    is_internal,
     log_subject,
     out_filter,
+    pos_subject,
+    slot_mark_subject,
     snapshot_subject,
     token,
     topic_subject,
@@ -32,8 +36,9 @@ from streams.connectors.jetstream.snapshots import Manifest, decode_manifest
 from streams.connectors.jetstream.stalls import Stalls
 from streams.connectors.memory.rules import check_spec
 from streams.core.log import TopicInfo, TopicSpec
+from streams.core.membership import TaskRef
 from streams.core.record import Bounds, Position, Positions, TopicPartition
-from streams.errors import ConfigurationError, LogUnavailable
+from streams.errors import ConfigurationError, LogCorrupt, LogUnavailable
 
 __all__ = ["Place", "Topics"]
 
@@ -83,6 +88,7 @@ class Topics:
         self._known: dict[str, TopicInfo] = {}
         self._created: dict[str, str] = {}
         self._app_streams: set[str] = set()
+        self._marked: set[tuple[str, int]] = set()
         self.sources: set[tuple[str, str]] = set()
         self.floors: dict[TopicPartition, int] = {}
         self.stalls = Stalls(api)
@@ -90,8 +96,8 @@ class Topics:
     async def open(self, *others: Mapping[str, Any]) -> str:
         """Make the catalog, whose creation time names this server's log, and ``others`` that apps share."""
         for other in others:
-            await self._ensure(other)
-        stream = await self._ensure(
+            await self.ensure(other)
+        stream = await self.ensure(
             {
                 "name": CATALOG,
                 "subjects": ["S.=catalog.>"],
@@ -102,7 +108,8 @@ class Topics:
         )
         return str(stream["created"])
 
-    async def _ensure(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    async def ensure(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What the server says of a stream, which is made if it is missing."""
         found = await self._api.stream(config["name"])
         if found is None:
             whole = {"storage": "file", "num_replicas": self._replicas, "discard": "new", **config}
@@ -115,21 +122,73 @@ class Topics:
         self._created[config["name"]] = found["created"]
         return found
 
-    async def ensure_app(self, group: str) -> str:
-        """The app stream of a group, made when it is missing.  It has no limits: what is read is purged."""
+    async def ensure_app(self, group: str, *, anew: bool = False) -> str:
+        """The app stream of a group, made when it is missing.  It has no limits: what is read is purged.
+
+        ``anew``: look whether it is still there.  Raises LogCorrupt where it was, and is gone or another one: an app
+        that began with a new one would process everything once more, in silence."""
         name = app_stream(group)
-        if name not in self._app_streams:
-            await self._ensure(
+        if name in self._app_streams and not anew:
+            return name
+        mark, stream, lost = await self._app(group)
+        if lost:
+            raise LogCorrupt(
+                f"{self._api.connection.url}: stream {name} {'is gone' if stream is None else 'is another one'}: it "
+                f"held the positions and the state of app {group}; bring it back (nats stream restore), or start the "
+                f"app over with `streams reset`"
+            )
+        if stream is None:
+            stream = await self.ensure(
                 {
                     "name": name,
                     "subjects": [app_subjects(group)],
                     "allow_atomic": True,
                     "allow_direct": True,
+                    "first_seq": await self._taken_up_to(name) + 1,
                     "description": f"streams: what only app {group} reads",
                 }
             )
-            self._app_streams.add(name)
+        if not stream["config"].get("allow_atomic"):
+            raise ConfigurationError(
+                f"{self._api.connection.url}: stream {name} was made by something else, and takes no atomic batches; "
+                f"delete it, and app {group} makes its own"
+            )
+        if mark is None:
+            await self._api.publish(app_mark_subject(group), stream["created"].encode(), after=0)
+        self._app_streams.add(name)
         return name
+
+    async def _app(self, group: str) -> tuple[Stored | None, dict[str, Any] | None, bool]:
+        """The mark of an app, its stream, and whether what the mark tells of is gone."""
+        # First the mark, then the stream: another worker may be making both, in the other order.
+        mark = await self._api.message(CATALOG, last_by_subj=app_mark_subject(group))
+        stream = await self._api.stream(app_stream(group))
+        known = mark.payload.decode() if mark is not None else ""
+        return mark, stream, bool(known) and (stream is None or stream["created"] != known)
+
+    async def was_claimed(self, task: TaskRef) -> bool:
+        """Whether a checkpoint of a task was ever written."""
+        mark = await self._api.message(CATALOG, last_by_subj=slot_mark_subject(task.group, task.slot))
+        return mark is not None
+
+    async def mark_claimed(self, task: TaskRef) -> None:
+        """Note that there is a checkpoint, so that a purged stream isn't taken for a new one."""
+        if (task.group, task.slot) not in self._marked:
+            await self._api.publish(slot_mark_subject(task.group, task.slot), b"1", after=0)
+            self._marked.add((task.group, task.slot))
+
+    async def forget_lost(self, group: str) -> None:
+        """Drop what the catalog says of checkpoints that are gone, and of the app's stream if that is."""
+        _, stream, lost = await self._app(group)
+        held = await self._api.subjects(app_stream(group), pos_subject(group, "*")) if stream is not None else []
+        for mark in await self._api.subjects(CATALOG, slot_mark_subject(group, "*")):
+            slot = mark.rpartition(".")[2]
+            if pos_subject(group, slot) not in held or lost:
+                await self._api.purge(CATALOG, mark)
+                self._marked.discard((group, int(slot)))
+        if lost:
+            await self._api.purge(CATALOG, app_mark_subject(group))
+            self._app_streams.discard(app_stream(group))
 
     # ── as they are ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -147,8 +206,7 @@ class Topics:
 
     async def _names(self) -> list[str]:
         names: list[str] = []
-        answer = await self._api.call("STREAM.LIST", {"offset": 0})
-        for stream in answer.get("streams") or ():
+        for stream in await self._streams():
             topic = stream["config"].get("metadata", {}).get(NAME)
             if topic is not None:
                 names.append(topic)
@@ -159,8 +217,29 @@ class Topics:
                 names.append(_decode(stored.payload).spec.name)
         return names
 
+    async def _streams(self) -> list[dict[str, Any]]:
+        """What the server says of every stream, which comes in pages."""
+        found: list[dict[str, Any]] = []
+        while True:
+            answer = await self._api.call("STREAM.LIST", {"offset": len(found)})
+            page = answer.get("streams") or ()
+            found.extend(page)
+            if not page or len(found) >= answer.get("total", 0):
+                return found
+
+    async def _taken_up_to(self, name: str) -> int:
+        """How far any topic has taken in what a stream of this name once held: were it made anew from 1 on, they would
+        pass over as much of it."""
+        taken = [
+            source.get("seq") or 0
+            for each in await self._streams()
+            for source in each.get("sources") or ()
+            if source["name"] == name
+        ]
+        return max(taken, default=0)
+
     async def _info(self, name: str) -> TopicInfo | None:
-        stream = await self._api.stream(token(name))
+        stream = await self._api.stream(token(name)) if not is_internal(token(name)) else None
         if stream is not None:
             config = stream["config"]
             self._created[token(name)] = stream["created"]
@@ -193,6 +272,32 @@ class Topics:
         subject = log_subject(info.spec.owner, at.topic, at.partition)
         return Place(stream, subject, True, info.identity, info.spec.compact)
 
+    def places(self, topic: str) -> int:
+        """Offsets of one message of a topic.  Without I/O: of one that nobody has looked at yet it is a guess."""
+        info = self._known.get(topic)
+        return BLOCK_PLACES if info is not None and info.spec.kind != "user" else 1
+
+    async def pending(self, at: TopicPartition, offset: int) -> int:
+        """How many messages of a partition there are from an offset on."""
+        place = await self.place(at)
+        config = {
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": max(1, place.seq(offset)),
+            "ack_policy": "none",
+            "filter_subject": place.subject,
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": NS * 5_000,
+        }
+        try:
+            made = await self._api.call(
+                f"CONSUMER.CREATE.{place.stream}", {"stream_name": place.stream, "config": config}
+            )
+            await self._api.call(f"CONSUMER.DELETE.{place.stream}.{made['name']}")
+        except ApiError as error:
+            raise self._api.failure(error, f"counting what is left of {at}") from error
+        return int(made["num_pending"])
+
     async def manifest(self, at: TopicPartition) -> tuple[int, Manifest | None]:
         """What the last compaction of a partition has left, and the sequence of the message that says so (or 0)."""
         owner = self._known[at.topic].spec.owner
@@ -214,6 +319,10 @@ class Topics:
         held = dict(existing)
         for spec in specs:
             check_spec(spec, held)
+            if spec.kind == "user" and is_internal(token(spec.name)):
+                raise ConfigurationError(
+                    f"topic {spec.name!r}: streams of apps are called S-<app>; choose a name that doesn't begin so"
+                )
             if spec.kind == "user" and spec.compact:
                 raise ConfigurationError(
                     f"topic {spec.name!r}: compact topics of users aren't there on JetStream yet; leave "
@@ -227,7 +336,7 @@ class Topics:
 
     async def _create(self, spec: TopicSpec) -> None:
         if spec.kind == "user":
-            await self._ensure(
+            await self.ensure(
                 {
                     "name": token(spec.name),
                     "subjects": [topic_subject(spec.name, "*")],

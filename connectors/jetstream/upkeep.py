@@ -42,6 +42,14 @@ class Upkeep:
             await self._api.purge(app_stream(task.group), pos_subject(task.group, task.slot), keep=1)
         for topic, group in list(self._topics.sources):
             stream = await self._api.stream(token(topic))
+            if stream is None:
+                logger.warning(
+                    "topic %s is gone; what app %s writes to it waits in stream %s: create the topic again (a worker "
+                    "that starts does), or stop writing to it",
+                    topic,
+                    group,
+                    app_stream(group),
+                )
             taking = [each for each in (stream or {}).get("sources") or () if each["name"] == app_stream(group)]
             if stream is not None and not taking:
                 # Somebody wrote the stream's configuration at the same time as we, or from a file of their own.

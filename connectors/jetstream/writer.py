@@ -36,7 +36,7 @@ from streams.connectors.jetstream.topics import Topics
 from streams.core.log import Commit
 from streams.core.membership import TaskRef
 from streams.core.record import Position, Positions, Records, TopicPartition
-from streams.errors import CommitUnknown, DataError, Fenced, LogUnavailable
+from streams.errors import CommitUnknown, DataError, Fenced, LogCorrupt, LogUnavailable
 
 __all__ = ["Held", "JetStreamTaskWriter", "Totals", "fence", "last_held"]
 
@@ -85,12 +85,20 @@ async def last_held(api: Api, task: TaskRef) -> tuple[int, Held]:
 
 async def fence(api: Api, topics: Topics, task: TaskRef, check: Check, totals: Totals) -> JetStreamTaskWriter:
     """Take the task over.  ``totals``: is told how long compacted partitions have grown."""
-    stream = await topics.ensure_app(task.group)
+    stream = await topics.ensure_app(task.group, anew=True)
     for _ in range(ATTEMPTS):
         seq, held = await last_held(api, task)
+        if seq == 0 and await topics.was_claimed(task):
+            seq, held = await last_held(api, task)  # of another worker, meanwhile
+            if seq == 0:
+                raise LogCorrupt(
+                    f"{api.connection.url}: the checkpoint of task {task.name} is gone from stream {stream}: was that "
+                    f"purged?  bring it back (nats stream restore), or start app {task.group} over with `streams reset`"
+                )
         mine = Held(held.generation + 1, held.checkpoint, _absolute(held.spill, seq))
         answer = await api.publish(pos_subject(task.group, task.slot), _encode(mine), after=seq)
         if answer is not None:
+            await topics.mark_claimed(task)
             writer = JetStreamTaskWriter(api, topics, task, stream, mine, answer, check, totals)
             await writer.unpack()
             return writer

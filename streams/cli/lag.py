@@ -37,8 +37,10 @@ def lag(app: AppOption, log: LogOption = None, json: AsJson = False) -> None:
 async def _lag(app: App, url: str) -> list[dict[str, Any]]:
     from streams.cli.access import blueprint_on, reach, task_refs_on
     from streams.core.checkpoint import decode_checkpoint
+    from streams.core.log import Counts
 
     rows: list[dict[str, Any]] = []
+    counted: dict[TopicPartition, int] = {}
     async with reach(url) as log:
         blueprint = await blueprint_on(app, log)
         inputs = _inputs(blueprint)
@@ -60,10 +62,18 @@ async def _lag(app: App, url: str) -> list[dict[str, Any]]:
             task: await log.checkpoint(refs[task]) if task in refs else None
             for task in dict.fromkeys(task for task, _ in inputs)
         }
+        positions = {
+            (task, at): None if checkpoint is None else decode_checkpoint(checkpoint).position(at)
+            for task, at in inputs
+            for checkpoint in [stored[task]]
+        }
+        if isinstance(log, Counts):
+            behind = {at: positions[task, at] or bounds[at].start for task, at in inputs if at in bounds}
+            counted |= await log.backlog({at: since for at, since in behind.items() if at.topic in own})
     for task, at in inputs:
-        checkpoint, held = stored[task], bounds.get(at)
-        position = None if checkpoint is None else decode_checkpoint(checkpoint).position(at)
+        held, position = bounds.get(at), positions[task, at]
         since = position if position is not None or held is None else held.start
+        distance = None if held is None or since is None else counted.get(at, since.distance(held.end))
         rows.append(
             {
                 "task": task,
@@ -71,7 +81,7 @@ async def _lag(app: App, url: str) -> list[dict[str, Any]]:
                 "partition": at.partition,
                 "position": None if position is None else position.offset(),
                 "end": None if held is None else held.end.offset(),
-                "lag": None if held is None or since is None else since.distance(held.end),
+                "lag": distance,
             }
         )
     return rows

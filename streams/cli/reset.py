@@ -18,7 +18,7 @@ import typer
 
 from streams.cli.options import AppOption, AsJson, LogOption
 from streams.cli.output import json_line
-from streams.errors import ConfigurationError
+from streams.errors import ConfigurationError, LogCorrupt
 
 if TYPE_CHECKING:
     from streams.cli.access import ToolLog
@@ -163,7 +163,11 @@ async def _remove(app: App, log: Log, found: _Found) -> None:
 
     control = control_ref(app.name)
     record = app.build().record
-    writer = await log.fence(control)
+    try:
+        writer = await log.fence(control)
+    except LogCorrupt:
+        await log.forget([control])  # what it stood on is gone, so nothing of it can be kept
+        writer = await log.fence(control)
     marker = TopologyRecord(
         app=app.name,
         version=MARKER_VERSION,

@@ -46,6 +46,7 @@ def topics(
 async def _topics(url: str) -> list[dict[str, Any]]:
     from streams.cli.access import reach
     from streams.cli.workers import kinds_on
+    from streams.core.log import distance_on
     from streams.core.record import TopicPartition
 
     async with reach(url) as log:
@@ -56,7 +57,7 @@ async def _topics(url: str) -> list[dict[str, Any]]:
         )
     held: dict[str, int] = {}
     for at, each in bounds.items():
-        held[at.topic] = held.get(at.topic, 0) + each.start.distance(each.end)
+        held[at.topic] = held.get(at.topic, 0) + distance_on(log, at, each.start, each.end)
     return [
         {
             "topic": name,

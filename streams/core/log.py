@@ -232,6 +232,24 @@ class Log(Source, Protocol):
         ...
 
 
+@runtime_checkable
+class Counts(Protocol):
+    """A log whose offsets aren't those of records one by one: it counts for itself what lies between two."""
+
+    def distance(self, partition: TopicPartition, since: Position, end: Position) -> int:
+        """As ``Position.distance``, in what the log stores as one.  Without I/O."""
+        ...
+
+    async def backlog(self, positions: Positions) -> Mapping[TopicPartition, int]:
+        """How much of each partition lies behind a position, counted by the log."""
+        ...
+
+
+def distance_on(log: object, partition: TopicPartition, since: Position, end: Position) -> int:
+    """What lies between two positions, for people to look at; an upper bound on most logs."""
+    return log.distance(partition, since, end) if isinstance(log, Counts) else since.distance(end)
+
+
 class SinkWriter(Protocol):
     """The right to deliver for one task."""
 
@@ -260,6 +278,7 @@ __all__ = [
     "Append",
     "Bounds",
     "Commit",
+    "Counts",
     "Fetched",
     "Log",
     "Position",
@@ -274,4 +293,5 @@ __all__ = [
     "TopicKind",
     "TopicPartition",
     "TopicSpec",
+    "distance_on",
 ]

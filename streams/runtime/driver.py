@@ -23,7 +23,7 @@ from streams.core.batch import NEVER
 from streams.core.capability import GuaranteeName
 from streams.core.checkpoint import Checkpoint, claimed, decode_checkpoint, encode_checkpoint, partition_key
 from streams.core.graph import SourceNode, Subtopology
-from streams.core.log import Append, Commit, Log, Reader, TaskRef, TaskWriter
+from streams.core.log import Append, Commit, Log, Reader, TaskRef, TaskWriter, distance_on
 from streams.core.plan import Captured, Plan
 from streams.core.record import TopicPartition
 from streams.core.recovery import InputFacts, resolve_changelogs, resolve_inputs
@@ -134,14 +134,16 @@ class Driver:
 
     @property
     def lag(self) -> int:
-        """Offsets between the committed positions and the ends of the inputs as the reader knows them now."""
+        """What lies between the committed positions and the ends of the inputs as the reader knows them now."""
         task, reader = self.task, self._reader
         if task is None or reader is None:
             return 0
         ends = reader.ends()
-        committed = task.checkpoint.positions
+        committed, services = task.checkpoint.positions, self._services
         return sum(
-            committed[partition_key(at)].distance(end) for at, end in ends.items() if partition_key(at) in committed
+            distance_on(services.foreign.get(at.topic, services.log), at, committed[partition_key(at)], end)
+            for at, end in ends.items()
+            if partition_key(at) in committed
         )
 
     def still_s(self, now: float) -> float:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streams.core.batch import NEVER
+from streams.core.log import distance_on
 from streams.core.record import START, Position
 from streams.runtime.driver import Driver, Phase
 from streams.runtime.tables import TableReader
@@ -134,7 +135,7 @@ class Status:
                     "partition": each.partition.partition,
                     "position": position.offset(),
                     "end": end.offset(),
-                    "lag": position.distance(end),
+                    "lag": distance_on(self.worker.log, each.partition, position, end),
                 }
             )
         return entry

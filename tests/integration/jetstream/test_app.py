@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from streams.connectors.jetstream.compaction import Policy, compact
 from streams.connectors.jetstream.log import JetStreamLog
 from streams.core.record import TopicPartition
-from streams.testing.log_scenarios import entries_of
+from streams.testing.log_scenarios import append, entries_of
 from tests.brokers.nats.server import NatsServer
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -25,8 +26,8 @@ WORDCOUNT = ROOT / "examples" / "wordcount.py"
 PATIENCE_S = 120
 
 
-def streams(url: str, folder: Path, *words: str, given: str = "") -> str:
-    """What the command line says; it has to end well."""
+def streams(url: str, folder: Path, *words: str, given: str = "", ends_well: bool = True) -> str:
+    """What the command line says; it has to end well, or not."""
     folder.mkdir(exist_ok=True)
     done = subprocess.run(
         [sys.executable, "-m", "streams", *words, "--log", url],
@@ -37,7 +38,7 @@ def streams(url: str, folder: Path, *words: str, given: str = "") -> str:
         text=True,
         timeout=PATIENCE_S,
     )
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode == 0) is ends_well, done.stderr
     return done.stdout + done.stderr
 
 
@@ -106,3 +107,55 @@ async def compacted(url: str) -> dict[str, int]:
         return table
     finally:
         await log.close()
+
+
+def test_an_app_whose_stream_was_deleted_says_so_in_one_line_and_starts_over_when_it_is_told_to(
+    url: str, tmp_path: Path
+) -> None:
+    async def delete() -> None:
+        connection = await client.connect(url)
+        await connection.jetstream().delete_stream("S-wordcount")
+        await connection.close()
+
+    streams(url, tmp_path, "send", "lines", "-A", str(WORDCOUNT), given="a b a")
+    streams(url, tmp_path, "worker", "-A", str(WORDCOUNT), "--until-idle")
+    assert asyncio.run(counts_of(url)) == [("a", 1), ("b", 1), ("a", 2)]
+    asyncio.run(delete())
+    said = streams(url, tmp_path, "worker", "-A", str(WORDCOUNT), "--until-idle", ends_well=False)
+    lines = [line for line in said.splitlines() if "error" in line]
+    assert len(lines) == 1, said
+    assert "stream S-wordcount is gone" in lines[0]
+    assert "streams reset" in lines[0]
+    assert len(asyncio.run(counts_of(url))) == 3
+    streams(url, tmp_path, "reset", "-A", str(WORDCOUNT), "--yes")
+    streams(url, tmp_path, "worker", "-A", str(WORDCOUNT), "--until-idle")
+
+
+def test_lag_counts_messages_and_topics_are_of_the_kind_that_they_are(url: str, tmp_path: Path) -> None:
+    def lags() -> dict[tuple[str, int], int]:
+        said = streams(url, tmp_path, "lag", "-A", str(WORDCOUNT), "--json")
+        rows = json.loads(said.splitlines()[0])
+        return {(row["topic"], row["partition"]): row["lag"] for row in rows}
+
+    streams(url, tmp_path, "send", "lines", "-A", str(WORDCOUNT), given="a b a")
+    streams(url, tmp_path, "worker", "-A", str(WORDCOUNT), "--until-idle")
+    words = "wordcount.lines.by-key.repartition"
+    assert lags() == {("lines", 0): 0, (words, 0): 0}
+    streams(url, tmp_path, "send", "lines", "-A", str(WORDCOUNT), given="c\nd\ne")
+    assert lags() == {("lines", 0): 3, (words, 0): 0}
+    asyncio.run(append_block(url, words))
+    assert lags() == {("lines", 0): 3, (words, 0): 1}, "of an internal topic the blocks are counted"
+    shown = json.loads(streams(url, tmp_path, "topics", "--all", "--json").splitlines()[0])
+    assert {each["topic"]: each["kind"] for each in shown} == {
+        "lines": "user",
+        "counts": "user",
+        words: "repartition",
+        "wordcount.lines.by-key.count.changelog": "changelog",
+    }
+
+
+async def append_block(url: str, topic: str) -> None:
+    log = JetStreamLog(url)
+    await log.open()
+    await log.append([append(TopicPartition(topic, 0), b"x", b"y")])
+    await log.close()

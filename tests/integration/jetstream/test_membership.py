@@ -13,7 +13,7 @@ import pytest
 from streams.connectors.jetstream.api import Api
 from streams.connectors.jetstream.client import Connection
 from streams.connectors.jetstream.config import parse_url
-from streams.connectors.jetstream.group import members_of
+from streams.connectors.jetstream.group import GROUPS, groups_config, members_of
 from streams.connectors.jetstream.log import JetStreamLog
 from streams.connectors.jetstream.membership import JetStreamMembership
 from streams.core.membership import Assignment, Member, TaskRef, Wanted
@@ -35,7 +35,9 @@ def wanted(stateless: int, stateful: int = 0, standbys: int = 0) -> Wanted:
 class Board:
     """Everything that the workers of a test do, seen from above."""
 
-    def __init__(self, url: str, group: str, ask: Wanted, session_s: int = SESSION_S) -> None:
+    def __init__(self, log: JetStreamLog, url: str, group: str, ask: Wanted, session_s: int = SESSION_S) -> None:
+        self.api = log._api
+        self.remake = lambda: log._topics.ensure(groups_config())
         self.url, self.group, self.ask, self.session_s = url, group, ask, session_s
         self.workers: list[Worker] = []
         self._news = asyncio.Event()
@@ -82,7 +84,13 @@ class Worker:
     def __init__(self, board: Board, connection: Connection, member: Member, gentle: bool) -> None:
         self.board, self.connection, self.member, self.gentle = board, connection, member, gentle
         self.membership = JetStreamMembership(
-            Api(connection), board.group, member, board.ask, session_s=board.session_s, beat_s=BEAT_S
+            Api(connection),
+            board.group,
+            member,
+            board.ask,
+            session_s=board.session_s,
+            beat_s=BEAT_S,
+            remake=board.remake,
         )
         self.seen: list[Assignment] = []
         self.running: set[str] = set()
@@ -149,7 +157,7 @@ def play(scene: Callable[[Board], Coroutine[Any, Any, None]], url: str, group: s
     async def run() -> None:
         log = JetStreamLog(url)
         await log.open()
-        board = Board(url, group, ask, **more)
+        board = Board(log, url, group, ask, **more)
         try:
             await scene(board)
         finally:
@@ -301,6 +309,20 @@ def test_workers_find_each_other_again_after_the_server_was_killed(nats_own: Nat
         await board.until_shared(first, second)
         nats_own.kill()
         nats_own.start()
+        third = await board.worker()
+        await board.until_shared(first, second, third)
+
+    play(scene, nats_own.url, unique("app"), wanted(6))
+
+
+def test_workers_find_each_other_again_after_the_stream_of_all_groups_was_deleted(
+    nats_own: NatsServer, unique: Names
+) -> None:
+    async def scene(board: Board) -> None:
+        first, second = await board.worker(), await board.worker()
+        await board.until_shared(first, second)
+        await board.api.call(f"STREAM.DELETE.{GROUPS}")
+        await board.until(lambda: not first.running or not second.running)  # whoever notices is out, and joins again
         third = await board.worker()
         await board.until_shared(first, second, third)
 
