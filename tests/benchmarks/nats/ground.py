@@ -145,6 +145,9 @@ class Ground:
         if run.work == "consume":
             return None  # it counts by itself
         stream = run.output if run.program == "ours" else plain(run.output)
+        if run.program == "ours":
+            async with self.log() as log:  # waits until the topic has taken in what is committed
+                await log.bounds([TopicPartition(run.output, number) for number in range(run.partitions)])
         seen = await self.stored(stream)
         if seen != orders.messages:
             return f"{seen:,} outputs for {orders.messages:,} orders"
