@@ -14,7 +14,7 @@ from streams.connectors.jetstream.config import parse_url
 from streams.connectors.nats.intake import NatsIntake
 from streams.connectors.nats.outlet import NatsOutlet
 from streams.connectors.nats.subjects import check_filter, check_template
-from streams.core.capability import Capabilities
+from streams.core.capability import Derived, Guarantee
 from streams.core.log import TopicSpec
 
 __all__ = ["NatsEdge"]
@@ -28,13 +28,11 @@ class NatsEdge:
         self.url = config.shown
         self._connection = Connection(self.url, config.client, timeout_s=config.request_timeout_ms / 1000)
 
-    @property
-    def intakes(self) -> Capabilities:
-        return Capabilities()
-
-    @property
-    def outlets(self) -> Capabilities:
-        return Capabilities()
+    def guarantee(self, *, written: bool) -> Derived:
+        if written:
+            return Derived(Guarantee.AT_LEAST_ONCE, "outbox; the server has each message, and after a crash some twice")
+        why = "at most once up to the journal: what is sent while nobody listens is not seen"
+        return Derived(Guarantee.AT_MOST_ONCE, why)
 
     async def open(self) -> None:
         await self._connection.open()

@@ -42,7 +42,6 @@ class Capabilities:
     transactional: outputs, changelog and checkpoint are committed as one.
     fences: a claim makes every later write of the former owner fail.
     deduplicates: for how long a repeated write is recognised: never, within a window, or for ever.
-    acknowledges: what wasn't acknowledged is delivered again.
     resumes_handshake: a delivery that was cut off goes on where it stood (MQTT QoS 2).
     delivered_position: the target says up to where it has been written.
     detects_recreation: a topic that was deleted and created again is told from the old one.
@@ -55,7 +54,6 @@ class Capabilities:
     transactional: bool = False
     fences: bool = False
     deduplicates: Literal["never", "window", "forever"] = "never"
-    acknowledges: bool = False
     resumes_handshake: bool = False
     delivered_position: bool = False
     detects_recreation: bool = False
@@ -98,19 +96,6 @@ def derive_source(capabilities: Capabilities) -> Derived:
     if not capabilities.ordered:
         return Derived(Guarantee.AT_LEAST_ONCE, "replayable, but not in a fixed order")
     return Derived(Guarantee.EXACTLY_ONCE, "read from a position that is committed with the effects")
-
-
-def derive_intake(capabilities: Capabilities) -> Derived:
-    """The guarantee of what comes in at an edge: from the transport into the journal on the app's log."""
-    if capabilities.replayable:
-        return derive_source(capabilities)
-    if capabilities.resumes_handshake:
-        return Derived(Guarantee.EXACTLY_ONCE, "journaled; acknowledged after, and the hand-over is resumed")
-    if capabilities.acknowledges:
-        return Derived(Guarantee.AT_LEAST_ONCE, "journaled; acknowledged after, and what wasn't comes again")
-    return Derived(
-        Guarantee.AT_MOST_ONCE, "at most once up to the journal: what is sent while nobody listens is not seen"
-    )
 
 
 def derive_commit(capabilities: Capabilities, asked: GuaranteeName) -> Derived:

@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from streams.core.capability import Capabilities
+from streams.core.capability import Derived
 from streams.core.log import TopicSpec
 from streams.core.record import Records
 
@@ -101,14 +101,8 @@ class Edge(Protocol):
         """Where it is, without secrets."""
         ...
 
-    @property
-    def intakes(self) -> Capabilities:
-        """What it can do with what comes in."""
-        ...
-
-    @property
-    def outlets(self) -> Capabilities:
-        """What it can do with what goes out."""
+    def guarantee(self, *, written: bool) -> Derived:
+        """What holds between the transport and the journal, or between the outbox and the transport."""
         ...
 
     async def open(self) -> None:

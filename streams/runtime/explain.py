@@ -17,7 +17,6 @@ from streams.core.capability import (
     Durability,
     Guarantee,
     derive_commit,
-    derive_intake,
     derive_sink,
     derive_source,
 )
@@ -104,10 +103,13 @@ def explain(app: App, log_url: str, of: CapabilitiesOf) -> Explanation:
         edges.extend(_edges(app, subtopology, capabilities, of))
     for outbox in blueprint.outboxes:
         target = outbox.target
-        derived = derive_sink(open_edge(target.location).outlets if target.address else of(target.location))
+        if target.address:
+            derived = open_edge(target.location).guarantee(written=True)
+        else:
+            derived = derive_sink(of(target.location))
         edges.append(Edge(outbox.topic.name, place_of(outbox.target), derived.guarantee.value, derived.why))
     for journal in blueprint.journals:
-        derived = derive_intake(open_edge(journal.source.location).intakes)
+        derived = open_edge(journal.source.location).guarantee(written=False)
         edges.append(Edge(place_of(journal.source), journal.topic.name, derived.guarantee.value, derived.why))
     edges.extend(
         Edge(endpoint.shown, f"agent {agent.name}, {way}", derived.guarantee.value, derived.why)

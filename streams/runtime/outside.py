@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from streams.connectors.log_sink import sink_on
 from streams.connectors.registry import open_edge, open_foreign
-from streams.core.capability import derive_intake, derive_sink, derive_source, require
+from streams.core.capability import derive_sink, derive_source, require
 from streams.core.edge import Edge
 from streams.core.log import Log, TaskRef, TopicSpec
 from streams.core.spread import BY_KEY
@@ -76,10 +76,10 @@ class Outside:
             # Nobody asks a transport for more than it has: that it can't give exactly once is said, not refused.
             if spec.name in self._app.outboxes:
                 edge.check(spec, written=True)
-                self._say(f"to {place_of(spec)}", derive_sink(edge.outlets).why)
+                self._say(f"to {place_of(spec)}", edge.guarantee(written=True).why)
             if spec.name in self._app.journals:
                 edge.check(spec, written=False)
-                self._say(f"from {place_of(spec)}", derive_intake(edge.intakes).why)
+                self._say(f"from {place_of(spec)}", edge.guarantee(written=False).why)
 
     def _say(self, edge: str, why: str) -> None:
         logger.info("app %s: %s: %s", self._app.name, edge, why)
