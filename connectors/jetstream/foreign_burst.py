@@ -30,6 +30,7 @@ CONTENDED = (10071, 10070)
 FULL = (10077, 10023, 10047, 10122)
 TOO_LARGE = 10054
 REPEATED = 10201
+LAST_IS = "wrong last sequence: "
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -48,12 +49,13 @@ class Burst(msgspec.Struct, array_like=True, frozen=True):
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """stored: how many messages the stream has, from the first on.  refused: the server's words about the next one.
-    repeated: it had them before."""
+    repeated: it had them before.  last: the sequence of the stream's last message, where a refusal named it."""
 
     stored: int
     refused: str | None = None
     code: int = 0
     repeated: bool = False
+    last: int | None = None
 
     @property
     def contended(self) -> bool:
@@ -101,7 +103,8 @@ async def send(
     for frame in frames:
         answers = await _ask(connection, where, 1, lambda replies: _frames([frame], replies))  # noqa: B023
         one = _judged(answers, 1, where)
-        outcome = Outcome(outcome.stored + one.stored, one.refused, one.code, outcome.repeated or one.repeated)
+        repeated = outcome.repeated or one.repeated
+        outcome = Outcome(outcome.stored + one.stored, one.refused, one.code, repeated, one.last)
         if one.refused is not None or one.repeated:
             break  # one that was there already doesn't end the stream, as the next one expects
     return outcome
@@ -127,17 +130,25 @@ async def _ask(
 
 def _judged(answers: Sequence[Message], each: int, where: str) -> Outcome:
     stored, repeated = 0, False
+    refused: str | None = None
+    refused_as = 0
+    last: int | None = None
     for answer in answers:
         if not answer.payload:
             raise CommitUnknown(f"{where}: the stream has no leader now; it may have been stored")
         said = _decode(answer.payload)
         error = said.get("error")
         if error is not None:
-            code = int(error.get("err_code", 0))
-            return Outcome(stored, f"{error.get('description')} ({code})", code)
-        stored += each
-        repeated = repeated or bool(said.get("duplicate"))
-    return Outcome(stored, repeated=repeated)
+            code, words = int(error.get("err_code", 0)), str(error.get("description"))
+            if refused is None:
+                refused, refused_as = f"{words} ({code})", code
+            named = words.removeprefix(LAST_IS)
+            if code == CONTENDED[0] and named != words and named.isdigit():
+                last = int(named)  # of the latest refusal, which is nearer to now than another question would be
+        elif refused is None:
+            stored += each
+            repeated = repeated or bool(said.get("duplicate"))
+    return Outcome(stored, refused, refused_as, repeated, last)
 
 
 def _numbered(burst: Burst, name: str, messages: Sequence[tuple[str, bytes, bytes]]) -> list[tuple[str, bytes, bytes]]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -23,7 +23,7 @@ from streams.core.log import Append
 from streams.core.record import Headers
 from streams.errors import DataError, LogCorrupt
 
-__all__ = ["CHUNK_BYTES", "content_of", "object_messages", "object_record"]
+__all__ = ["CHUNK_BYTES", "content_of", "object_messages", "object_record", "replaced"]
 
 CHUNK_BYTES = 128 * 1024
 _encode = msgspec.json.Encoder().encode
@@ -55,6 +55,29 @@ def object_messages(append: Append, bucket: str, name: str, number: int) -> Iter
         lines = b"Nats-Rollup: sub\r\nStreams-Time: %d\r\n" % records.timestamps[row]
         yield subject, lines, _encode(about)
         number += len(chunks) + 1
+
+
+async def replaced(api: Api, stream: str, messages: Sequence[tuple[str, bytes, bytes]]) -> list[str]:
+    """The subjects of chunks that nobody needs once these messages are stored.  Asked for before they are."""
+    known: dict[str, list[str]] = {}
+    for subject, _, payload in messages:
+        _, bucket, kind, _ = subject.split(".", 3)
+        if kind != "M":
+            continue
+        if subject not in known:
+            stored = await api.message(stream, last_by_subj=subject)
+            known[subject] = [_chunks(bucket, stored.payload)] if stored is not None else []
+        known[subject].append(_chunks(bucket, payload))
+    return [subject for them in known.values() for subject in them[:-1] if subject and subject != them[-1]]
+
+
+def _chunks(bucket: str, payload: bytes) -> str:
+    """The subject of an object's chunks; "" where what describes it doesn't say."""
+    try:
+        nuid = _decode(payload).get("nuid")
+    except msgspec.MsgspecError:
+        return ""
+    return f"$O.{bucket}.C.{nuid}" if nuid else ""
 
 
 def object_record(payload: bytes | None, where: str) -> tuple[bytes, dict[str, Any], Headers]:

@@ -36,6 +36,7 @@ from streams.connectors.jetstream.api import Api, ApiError
 from streams.connectors.jetstream.foreign_burst import Burst, Outcome, find, send
 from streams.connectors.jetstream.foreign_config import ForeignConfig
 from streams.connectors.jetstream.foreign_messages import Form, Wire, form_of
+from streams.connectors.jetstream.foreign_objects import replaced
 from streams.connectors.jetstream.foreign_streams import ForeignStreams
 from streams.connectors.jetstream.names import token
 from streams.core.capability import Capabilities, Durability
@@ -239,13 +240,18 @@ class ForeignSinkWriter:
         self._spent = True  # until it is known to have been stored: after any error nothing more may follow
         held = self._held
         messages = self._form.messages(appends, held.name, held.number)
+        gone: list[str] = []
         async with self._turn:
+            if self._config.kind == "object":
+                gone = await replaced(self._api, self._stream, messages)
             await self._store(messages)
         held.position, held.number = delivered, held.number + len(messages)
         held.done = max(held.done, held.number)
         if not self._rival:
             held.burst = None
         await self._note()
+        for subject in gone:  # only now: what is removed shows no more that it was stored
+            await self._api.purge(self._stream, subject)
         self._spent = False
 
     async def _store(self, messages: Sequence[Wire]) -> None:
@@ -261,7 +267,10 @@ class ForeignSinkWriter:
             apart = self._apart or bool(self._doubtful)
             outcome = await send(self._api.connection, held.burst, held.name, part, self._where, apart=apart)
             held.done += outcome.stored
-            self._after = self._after + outcome.stored if outcome.refused is None and not outcome.repeated else None
+            if outcome.refused is None and not outcome.repeated:
+                self._after += outcome.stored
+            else:
+                self._after = outcome.last
             await self._judge(outcome)
 
     async def _judge(self, outcome: Outcome) -> None:

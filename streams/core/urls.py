@@ -21,7 +21,7 @@ def pairs_of(query: str) -> list[tuple[str, str]]:
 
 def quoted(text: str) -> str:
     """A value as it may stand behind a question mark."""
-    return quote(text, safe="/:.,_-")
+    return quote(text, safe="/:.,_-*{}>")
 
 
 def _plain(name: str) -> bool:
