@@ -261,7 +261,7 @@ class Connection:
                 raise TimeoutError("no answer")
             connecting.result()
             self._replies = await self.subscribe(f"{self._inbox}.*", self._answered)
-            await self._client.flush(timeout=max(1, int(self.timeout_s)))  # a subscription that is denied shows by now
+            await self._flush()  # a subscription that is denied shows by now
             if self._unfit:
                 raise ConfigurationError(self._unfit)
         except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
@@ -440,13 +440,24 @@ class Connection:
         Raises LogUnavailable when it doesn't answer, ConfigurationError for what isn't allowed."""
         lost = self.reconnects
         try:
-            await self._client.flush(timeout=max(1, int(self.timeout_s)))
+            await self._flush()
         except (nats.errors.Error, OSError, TimeoutError) as error:
             raise LogUnavailable(f"{self.url}: no answer from the server within {self.timeout_s:g} s") from error
         if self._unfit:
             raise ConfigurationError(self._unfit)
         if self.reconnects != lost or not self.connected:
             raise LogUnavailable(f"{self.url}: the connection was lost")
+
+    async def _flush(self) -> None:
+        # A ping of nats-py's overtakes what waits to be written, and its pong would say nothing of that.
+        if not self.connected:
+            raise nats.errors.ConnectionClosedError
+        client = self._client
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        async with asyncio.timeout(self.timeout_s):
+            await client._flush_queue.put(written)  # type: ignore[union-attr]  # it is made by connecting
+            await written
+        await client.flush(timeout=max(1, int(self.timeout_s)))
 
     async def write(self, data: bytes) -> None:
         """Send what ``publication`` made.  What is sent while the connection is lost goes out when it is back."""

@@ -1,0 +1,51 @@
+"""A flush says that the server has everything that was written before: its ping must not overtake any of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from streams.connectors.jetstream.client import Connection, publication
+from streams.connectors.jetstream.config import parse_url
+
+PATIENCE_S = 30
+
+
+class Server:
+    """As much of a NATS server as a flush needs; notes what comes, in order."""
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","version":"2.15.0","max_payload":1048576,"headers":true}\r\n')
+        while line := await reader.readline():
+            self.lines.append(line.split()[0])
+            if line.startswith(b"PUB"):
+                await reader.readexactly(int(line.split()[-1]) + 2)
+            elif line.startswith(b"PING"):
+                writer.write(b"PONG\r\n")
+        writer.close()
+
+
+def test_what_was_written_before_a_flush_reaches_the_server_before_its_ping() -> None:
+    async def main() -> None:
+        heard = Server()
+        server = await asyncio.start_server(heard, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        config = parse_url(f"nats://127.0.0.1:{port}", {})
+        connection = Connection(config.shown, config.client, timeout_s=PATIENCE_S)
+        await connection.open()
+        assert heard.lines[-2:] == [b"SUB", b"PING"], "its own inbox, when it is opened"
+        for _ in range(3):
+            await connection.subscribe("orders.*", lambda messages: None)
+            await connection.write(publication("orders.1", b"x" * 100))
+            await connection.flush()
+            assert heard.lines[-3:] == [b"SUB", b"PUB", b"PING"]
+        await connection.close()
+        server.close()
+
+    async def bounded() -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            await main()
+
+    asyncio.run(bounded())
