@@ -21,6 +21,7 @@ class NatsOutlet:
 
     batch = 1000
     under_way = 0
+    state = None
 
     def __init__(self, connection: Connection, template: str) -> None:
         self._connection = connection

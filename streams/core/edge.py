@@ -83,6 +83,11 @@ class Outlet(Protocol):
         """How many records a former owner has begun to send and not finished: the first batch has to be these."""
         ...
 
+    @property
+    def state(self) -> bytes | None:
+        """What to keep while no batch is under way, with the position behind the last one; None for nothing."""
+        ...
+
     async def send(self, records: Records, keep: Keep) -> None:
         """Send a batch; returns when the other end has it, as surely as the transport can tell.
 

@@ -105,7 +105,7 @@ class Egress:
         checkpoint_at = loop.time() + CHECKPOINT_EVERY_S
         queue, wanted = _Queue(self.delivered), outlet.under_way
 
-        async def keep(state: bytes) -> None:
+        async def keep(state: bytes | None) -> None:
             await self._keep(writer, state)
 
         try:
@@ -119,21 +119,22 @@ class Egress:
                     self.delivered, wanted = behind, 0
                 elif not len(queue):
                     self.delivered = queue.end
-                if loop.time() >= checkpoint_at:
-                    await self._keep(writer)
+                if loop.time() >= checkpoint_at and not wanted:
+                    await self._keep(writer, outlet.state)
                     checkpoint_at = loop.time() + CHECKPOINT_EVERY_S
-            await self._keep(writer)
+            if not wanted:
+                await self._keep(writer, outlet.state)
         finally:
             self._reader = None
             await reader.close()
 
-    async def _keep(self, writer: TaskWriter, state: bytes | None = None) -> None:
-        """Make the position durable, with the outlet's state where that has changed."""
+    async def _keep(self, writer: TaskWriter, state: bytes | None) -> None:
+        """Make the position durable, together with the outlet's state: one says nothing without the other."""
         known = self._checkpoint
         assert known is not None
-        if state is None and known.position(self.at) == self.delivered:
+        if known.facts.get(STATE) == state and known.position(self.at) == self.delivered:
             return
-        facts = known.facts if state is None else {**known.facts, STATE: state}
+        facts = {} if state is None else {STATE: state}
         kept = msgspec.structs.replace(
             known, number=known.number + 1, positions={partition_key(self.at): self.delivered}, facts=facts
         )

@@ -37,6 +37,7 @@ class QuietOutlet:
 
     batch = 1000
     under_way = 0
+    state = None
 
     def __init__(self, log: MemoryLog, at: TopicPartition) -> None:
         self._log = log
