@@ -16,7 +16,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -41,22 +41,40 @@ _TYPE = "io.nats.micro.v1.{}_response"
 
 
 class _Serving(Connection):
-    """A connection that needs no more than its subjects: a user of a service may lack all other permissions."""
+    """A connection that needs no more than its subjects: a user of a service may lack all other permissions.
+
+    What the server refuses later on is said, once: nobody else would hear of it.
+    """
+
+    def __init__(self, url: str, settings: Callable[[], dict[str, Any]], *, timeout_s: float) -> None:
+        super().__init__(url, settings, timeout_s=timeout_s)
+        self._said: set[str] = set()
 
     def _denied(self, what: str, subject: str) -> None:
         if what == "publish":
-            logger.warning(
-                "%s: the server doesn't let this user answer on %s, so who asked waits in vain; its permissions have "
-                "to allow responses (allow_responses)",
-                self.url,
-                subject,
+            self._say(
+                logging.WARNING,
+                "the server doesn't let this user answer, so who asked waits in vain; its permissions have to allow "
+                "responses (allow_responses)",
             )
         elif subject.startswith("$SRV."):
-            logger.info(
-                "%s: this user may not subscribe to %s: the service can't be discovered there", self.url, subject
-            )
+            self._say(logging.INFO, 'this user may not subscribe to "$SRV.>", so the service can\'t be discovered')
         elif not subject.startswith(f"{self._inbox}."):  # nothing is asked from here
             super()._denied(what, subject)
+            self._tell_unfit()
+
+    def _turned_down(self, why: str) -> None:
+        super()._turned_down(why)
+        self._tell_unfit()
+
+    def _tell_unfit(self) -> None:
+        if self._ticked and self._unfit:  # before it is open, opening raises that
+            self._say(logging.WARNING, f"agents can't be asked: {self._unfit}")
+
+    def _say(self, level: int, words: str) -> None:
+        if words not in self._said:
+            self._said.add(words)
+            logger.log(level, "%s: %s", self.url, words)
 
 
 @dataclass(slots=True)

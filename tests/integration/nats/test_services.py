@@ -402,6 +402,7 @@ def test_a_user_who_may_only_listen_and_answer_is_enough(guarded: NatsServer, tm
     with bank(url_of(guarded, "bank", "secret-1"), tmp_path / "bank") as worker:
         asyncio.run(main())
         worker.stop()
+        assert worker.said.count("this user may not subscribe") == 1
         assert "secret" not in worker.said
 
 
