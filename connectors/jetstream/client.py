@@ -266,7 +266,8 @@ class Connection:
                 raise ConfigurationError(self._unfit)
         except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
             await self._end()
-            why = str(self._client.last_error or error) or type(error).__name__
+            last = self._client.last_error or error
+            why = "it doesn't answer" if isinstance(last, TimeoutError) else str(last) or type(last).__name__
             raise LogUnavailable(
                 f"{self.url}: can't connect: {why}; is the server running, and is that its address?"
             ) from error

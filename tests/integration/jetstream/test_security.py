@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -163,6 +164,48 @@ def test_a_key_with_a_password_is_opened_and_nobody_is_asked(
     assert "key_password_file" in refused(url)
     monkeypatch.setenv("STREAMS_NATS_KEY_PASSWORD", "s3cr3t")
     assert use(url) == {"orders"}
+
+
+def test_an_encrypted_connection_is_made_anew_with_the_certificate_that_lies_there_then(
+    start: Start, authority: Authority, tmp_path: Path
+) -> None:
+    server = start(tls(authority, "renewing", f'ca_file: "{authority.certificate}"', "verify: true"))
+    ours = tmp_path / "ours.pem"
+
+    def renew(name: str) -> None:
+        certificate, key = authority.sign(name, names=f"DNS:{name}.example")
+        ours.write_bytes(certificate.read_bytes() + key.read_bytes())
+
+    async def run() -> None:
+        renew("old")
+        url = f"{server.url}?ca_file={authority.certificate}&cert_file={ours}&ping_interval_ms=200"
+        log = JetStreamLog(url)
+        await log.open()
+        held = log._connection
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                ours.write_text("")  # for a moment, as whoever writes it anew may leave it
+                server.pause()
+                while held.connected:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+                server.resume()
+                renew("new")
+                while not held.reconnects:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            assert await log.topics() == {}
+        finally:
+            server.resume()
+            await log.close()
+
+    asyncio.run(run())
+
+
+def test_what_is_no_nats_server_is_one_line(tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(LogUnavailable, match="it doesn't answer; is the server running, and is that its address"):
+            use(f"nats://127.0.0.1:{silent.getsockname()[1]}?request_timeout_ms=500")
 
 
 # ── logins ──────────────────────────────────────────────────────────────────────────────────────────────────────────
