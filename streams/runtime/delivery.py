@@ -20,7 +20,8 @@ from streams.core.log import Commit, Log, Reader, Sink, SinkWriter, TaskRef, Tas
 from streams.core.record import Position, TopicPartition
 from streams.core.spread import BY_KEY, How, Spread
 from streams.dsl.foreign import Outbox
-from streams.errors import Fenced, PositionLost, RetryableError
+from streams.errors import Fenced, PositionLost, RetryableError, TopicRecreated
+from streams.runtime.owner import FENCED_PAUSE_S, check_owner
 from streams.runtime.producer import divide
 from streams.runtime.retention import Expiry
 
@@ -89,7 +90,7 @@ class Delivery:
                 level = logging.INFO if isinstance(error, Fenced) else logging.WARNING
                 logger.log(level, "delivery %s starts again from what the target has: %s", self.id, error)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause_s):
+                    async with asyncio.timeout(FENCED_PAUSE_S if isinstance(error, Fenced) else pause_s):
                         await self._stop.wait()
                 pause_s = min(10.0, pause_s * 2)
 
@@ -103,6 +104,10 @@ class Delivery:
             sink = await self._sink.fence(self._outbox.ref_at_target(self._log.identity, self.at.partition))
             self.delivered = _decode_position(sink.delivered) if sink.delivered is not None else Position()
             await self._deliver(writer, sink)
+        except (PositionLost, TopicRecreated) as error:
+            stored = None if self._checkpoint is None else encode_checkpoint(self._checkpoint)
+            await check_owner(self._log, self._ref, stored, error)
+            raise
         finally:
             if sink is not None:
                 await sink.close()

@@ -45,6 +45,7 @@ from streams.operators.agent import AgentWork
 from streams.runtime.agents import AgentRunner
 from streams.runtime.clock import Clock
 from streams.runtime.metrics import Metrics
+from streams.runtime.owner import FENCED_PAUSE_S, check_owner
 from streams.runtime.readers import open_reader
 from streams.runtime.requests import Requests
 from streams.runtime.restore import Progress, Restoration, restore
@@ -56,8 +57,6 @@ logger = logging.getLogger("streams")
 
 MAX_WAIT_S = 0.2
 """How long a task that has nothing to do waits at most before it looks at the clock."""
-FENCED_PAUSE_S = 2.0
-"""How long a fenced task waits for the assignment that takes it away, before it claims again."""
 FUTURE_MS = 86_400_000
 """Event time that is further ahead of the wall clock is worth a warning."""
 TURN_S = 0.02
@@ -261,15 +260,10 @@ class Driver:
             reader = self._reader = open_reader(services.foreign, services.log, positions)
             await self._work(task, reader)
         except (PositionLost, TopicRecreated) as error:
-            await self._check_owner(error)
+            await check_owner(services.log, self._ref, self._stored, error)
             raise
         finally:
             await self._let_go(reader, store)
-
-    async def _check_owner(self, error: PositionLost | TopicRecreated) -> None:
-        """Raise Fenced when another owner has committed since: then what was found is its doing, and right."""
-        if await self._services.log.checkpoint(self._ref) != self._stored:
-            raise Fenced(f"another owner has claimed the task and gone on with it ({error})") from error
 
     async def _check_new(self, changelogs: Sequence[TopicPartition]) -> None:
         """Raise TopicRecreated when a task that never ran has state: without its positions it would count twice."""

@@ -20,7 +20,8 @@ from streams.core.edge import Edge, Outlet
 from streams.core.log import Commit, Log, Reader, TaskRef, TaskWriter
 from streams.core.record import Fetched, Position, Records, TopicPartition
 from streams.dsl.foreign import Outbox
-from streams.errors import Fenced, PositionLost, RetryableError
+from streams.errors import Fenced, PositionLost, RetryableError, TopicRecreated
+from streams.runtime.owner import FENCED_PAUSE_S, check_owner, confirmed
 
 logger = logging.getLogger("streams")
 
@@ -72,7 +73,7 @@ class Egress:
                 logger.log(level, "egress %s starts again: %s", self.id, error)
                 pause_s = 0.1 if self.delivered != before else min(10.0, pause_s * 2)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause_s):
+                    async with asyncio.timeout(FENCED_PAUSE_S if isinstance(error, Fenced) else pause_s):
                         await self._stop.wait()
 
     async def _live(self) -> None:
@@ -93,7 +94,14 @@ class Egress:
                 )
             target, group, state = self._outbox.target, self._outbox.topic.name, self._checkpoint.facts.get(STATE)
             outlet = await self._edge.outlet(target, group, self.at.partition, state)
+            # Who was held up until now connects with a state that its successor has long gone on from: it would send
+            # again what is out, or take ids that are in use.
+            self._checkpoint = await confirmed(writer, self._checkpoint)
             await self._send(writer, outlet)
+        except (PositionLost, TopicRecreated) as error:
+            stored = None if self._checkpoint is None else encode_checkpoint(self._checkpoint)
+            await check_owner(self._log, self._ref, stored, error)
+            raise
         finally:
             if outlet is not None:
                 await outlet.close()

@@ -21,6 +21,7 @@ from streams.core.log import Append, Commit, Log, TaskRef, TaskWriter
 from streams.core.record import TopicPartition
 from streams.dsl.foreign import Journal
 from streams.errors import DataError, Fenced, RetryableError
+from streams.runtime.owner import FENCED_PAUSE_S, confirmed
 
 logger = logging.getLogger("streams")
 
@@ -74,7 +75,7 @@ class Ingress:
                 logger.log(level, "ingress %s starts again: %s", self.id, error)
                 pause_s = 0.1 if self.received > before else min(10.0, pause_s * 2)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause_s):
+                    async with asyncio.timeout(FENCED_PAUSE_S if isinstance(error, Fenced) else pause_s):
                         await self._stop.wait()
 
     async def _live(self) -> None:
@@ -86,6 +87,9 @@ class Ingress:
             await writer.commit(Commit(encode_checkpoint(checkpoint)))
             source, group = self._journal.source, self._journal.topic.name
             intake = await self._edge.intake(source, group, self.at.partition, checkpoint.facts.get(STATE))
+            # Who was held up until now connects with a state that its successor has long gone on from: it would
+            # acknowledge what it takes for something else.
+            checkpoint = await confirmed(writer, checkpoint)
             self._intake = intake
             await self._receive(writer, intake, checkpoint)
         finally:
