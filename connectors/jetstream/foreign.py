@@ -21,7 +21,7 @@ from streams.connectors.jetstream.foreign_config import parse_foreign
 from streams.connectors.jetstream.foreign_messages import form_of
 from streams.connectors.jetstream.foreign_object_reader import ObjectReader
 from streams.connectors.jetstream.foreign_reader import ForeignReader
-from streams.connectors.jetstream.foreign_sink import ForeignSink, forget
+from streams.connectors.jetstream.foreign_sink import NOTES, ForeignSink, forget
 from streams.connectors.jetstream.foreign_streams import EVERYTHING, ForeignStreams
 from streams.connectors.jetstream.log import JetStreamLog
 from streams.connectors.jetstream.names import app_stream
@@ -86,12 +86,11 @@ class ForeignJetStream:
             return
         await self._connection.open()
         try:
-            await self._api.call("INFO")
-        except (ApiError, LogUnavailable) as error:
+            await self._api.stream(NOTES)  # any question will do, and this one has to be allowed anyway
+        except LogUnavailable as error:
+            served = self._connection.server.get("jetstream")
             await self._connection.close()
-            if isinstance(error, ApiError):
-                raise self._api.failure(error, "its JetStream") from error
-            if self._connection.server.get("jetstream"):
+            if served:
                 raise
             raise ConfigurationError(
                 f"{self._url}: the server has no JetStream; start it with -js, or with jetstream {{}} in its "

@@ -44,9 +44,9 @@ from streams.core.log import Append
 from streams.core.membership import TaskRef
 from streams.errors import ConfigurationError, DataError, Fenced, LogUnavailable
 
-__all__ = ["ForeignSink", "forget"]
+__all__ = ["NOTES", "ForeignSink", "forget"]
 
-OUT = "S-=out"
+NOTES = "S-=out"
 CAPABILITIES = Capabilities(
     durable=Durability.PROCESS, fences=True, deduplicates="forever", delivered_position=True, detects_recreation=True
 )
@@ -83,7 +83,7 @@ def _new() -> Delivered:
 
 
 async def _noted(api: Api, task: TaskRef) -> tuple[int, Delivered]:
-    stored = await api.message(OUT, last_by_subj=_note_subject(task))
+    stored = await api.message(NOTES, last_by_subj=_note_subject(task))
     return (0, _new()) if stored is None else (stored.seq, _decode(stored.payload))
 
 
@@ -132,10 +132,10 @@ class ForeignSink:
 
     async def _ensure(self) -> None:
         """The stream of notes, which has one message a task."""
-        if await self._api.stream(OUT) is not None:
+        if await self._api.stream(NOTES) is not None:
             return
         config = {
-            "name": OUT,
+            "name": NOTES,
             "subjects": ["S.=out.>"],
             "storage": "file",
             "num_replicas": self._config.nats.replicas,
@@ -143,10 +143,10 @@ class ForeignSink:
             "description": "streams: how far apps have delivered to streams of others",
         }
         try:
-            await self._api.call(f"STREAM.CREATE.{OUT}", config)
+            await self._api.call(f"STREAM.CREATE.{NOTES}", config)
         except ApiError as error:
-            if await self._api.stream(OUT) is None:  # another worker may have been quicker
-                raise self._api.failure(error, f"creating stream {OUT}") from error
+            if await self._api.stream(NOTES) is None:  # another worker may have been quicker
+                raise self._api.failure(error, f"creating stream {NOTES}") from error
 
 
 class ForeignSinkWriter:
