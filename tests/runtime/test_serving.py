@@ -421,6 +421,25 @@ def test_a_server_that_is_away_at_the_start_is_waited_for(caplog: pytest.LogCapt
         assert call.body == b"5"
 
 
+def test_what_is_under_way_and_how_often_reading_was_too_slow_is_measured() -> None:
+    with served(bank(timeout="1m")) as bench:
+        registry = bench.t._worker.metrics.registry
+        bench.service.slow = 3
+        assert registry.get_sample_value("streams_slow_consumer", {"app": "a", "server": "fake://here"}) == 3
+        seen: list[float | None] = []
+
+        async def look() -> None:
+            call = bench.service.receive(FakeCall(transfer(99)))
+            await asyncio.sleep(1)
+            seen.append(registry.get_sample_value("streams_requests_under_way", {"app": "a", "agent": "settle"}))
+            await call.done.wait()
+            await asyncio.sleep(0)
+            seen.append(registry.get_sample_value("streams_requests_under_way", {"app": "a", "agent": "settle"}))
+
+        bench.t.run(look())
+        assert seen == [1, 0]
+
+
 def test_a_server_that_will_never_have_us_fails_the_worker() -> None:
     with served(bank(), ConfigurationError("wrong password")) as bench:
         with pytest.raises(ConfigurationError, match="wrong password"):
