@@ -17,7 +17,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from streams.connectors.jetstream.api import ApiError
 from streams.connectors.jetstream.client import Message, header_of
 from streams.connectors.jetstream.foreign_streams import EVERYTHING, ForeignPlace
 from streams.connectors.jetstream.messages import record_of
@@ -89,30 +88,26 @@ class ForeignReader(JetStreamReader):
             return None
         now = asyncio.get_running_loop().time()
         if now >= each.looked_at + LOOK_S and each.asked and now - each.heard_at <= SILENCE_S:
-            each.looked_at = now
-            await self._look(each)
+            each.looked_at, each.pending = now, 0
+            stream = await self._api.stream(each.place.stream)
+            if stream is None or stream["created"] != each.place.created:
+                each.broken = "the stream is another one"
+                return None
+            each.end = max(each.end or 0, stream["state"]["last_seq"] + 1)
         end = each.end or 0
         if each.waiting or each.pending or end <= each.position:
             return None
+        # That the consumer has nothing more is no proof: it may lie on a server that hasn't got everything yet.
+        # This is answered by the stream's leader.
+        since = max(1, each.position)
+        left = await self._api.message(each.place.stream, seq=since, next_by_subj=each.place.subject)
+        if each.waiting:
+            return None
+        if left is not None and left.seq < end:
+            each.pending = 1
+            return None
         each.position = end
         return Fetched(each.at, [], Records(), end)
-
-    async def _look(self, each: Partition) -> None:
-        """Whether other subjects have moved the end on.  The stream first: what comes later lies behind its end."""
-        assert each.place is not None
-        stream = await self._api.stream(each.place.stream)
-        if stream is None or stream["created"] != each.place.created:
-            each.broken = "the stream is another one"
-            return
-        try:
-            consumer = await self._api.call(f"CONSUMER.INFO.{each.place.stream}.{each.consumer}")
-        except ApiError:
-            each.broken = "the consumer is gone"
-            return
-        passed = consumer["delivered"]["consumer_seq"] == each.expected - 1
-        if passed and not consumer["num_pending"] and not each.waiting:
-            each.pending = 0
-            each.end = max(each.end or 0, stream["state"]["last_seq"] + 1)
 
 
 def _headers(head: bytes) -> Headers:

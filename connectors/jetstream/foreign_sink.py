@@ -270,7 +270,9 @@ class ForeignSinkWriter:
             if outcome.refused is None and not outcome.repeated:
                 self._after += outcome.stored
             else:
-                self._after = outcome.last
+                # An end before the one that was known is another stream's.
+                known = outcome.last is not None and outcome.last >= held.burst.after
+                self._after = outcome.last if known else None
             await self._judge(outcome)
 
     async def _judge(self, outcome: Outcome) -> None:

@@ -16,6 +16,7 @@ from nats.js import JetStreamContext
 from streams.connectors.jetstream import foreign_sink
 from streams.connectors.jetstream.foreign import ForeignJetStream
 from streams.connectors.jetstream.foreign_burst import send
+from streams.connectors.jetstream.foreign_reader import ForeignReader
 from streams.connectors.jetstream.log import JetStreamLog
 from streams.connectors.log_sink import sink_on
 from streams.core.capability import Guarantee, derive_sink, derive_source
@@ -311,6 +312,40 @@ def test_the_position_of_a_quiet_subject_moves_along_with_the_stream(nats_own: N
         found = await batches(log, ORDERS)
         assert [value for _, value in rows(found)] == [b"1"]
         assert found[-1].next_offset == 22
+
+    run(nats_own, scenario, "?subjects=orders.ours")
+
+
+def test_a_position_doesn_t_move_over_what_the_consumer_hasn_t_got_yet(nats_own: NatsServer) -> None:
+    async def scenario(stream: JetStreamContext, log: ForeignJetStream) -> None:
+        await create(stream, "orders", "orders.>")
+        await stream.publish("orders.theirs", b"0")
+        reader = log.reader({ORDERS: Position()})
+        assert isinstance(reader, ForeignReader)
+        (passed,) = await reader.fetch([ORDERS], max_records=10, wait_s=PATIENCE_S)
+        assert (len(passed), passed.next_offset) == (0, 2)
+        await reader._drop(reader._partitions[ORDERS])
+
+        async def held_up(each: object) -> None:
+            """As on a server that is behind the stream's leader."""
+
+        with patch.object(reader, "_pull", held_up):
+            await reader.fetch([ORDERS], max_records=10, wait_s=0)
+            await stream.publish("orders.ours", b"1")
+            await stream.publish("orders.theirs", b"2")
+            reader._partitions[ORDERS].end = 4
+            assert await reader.fetch([ORDERS], max_records=10, wait_s=0) == []
+        reader._partitions[ORDERS].asked = 0
+        found: list[bytes | None] = []
+        async with asyncio.timeout(PATIENCE_S):
+            while not found:
+                found = [
+                    value
+                    for batch in await reader.fetch([ORDERS], max_records=10, wait_s=1)
+                    for value in batch.records.values
+                ]
+        assert found == [b"1"]
+        await reader.close()
 
     run(nats_own, scenario, "?subjects=orders.ours")
 
