@@ -62,7 +62,10 @@ def test_explain_says_what_an_edge_can_do() -> None:
     log = Capabilities(replayable=True, ordered=True, transactional=True, fences=True)
     plan = explain(plant(), "memory:", lambda _: log)
     edges = {(edge.source, edge.target): edge.guarantee for edge in plan.edges}
-    assert edges["nats://shop@localhost/plant.*.temperature?tls=yes", "plant.plant.any.temperature.journal"] == "at most once"
+    assert (
+        edges["nats://shop@localhost/plant.*.temperature?tls=yes", "plant.plant.any.temperature.journal"]
+        == "at most once"
+    )
     assert edges["plant.plant.any.temperature.journal", "tasks of plant.any.temperature"] == "exactly once"
     assert edges["plant.alerts.key.outbox", "nats://localhost/alerts.{key}"] == "at least once"
     assert "secret" not in str(plan)

@@ -110,7 +110,9 @@ def test_tasks_that_share_a_subject_get_each_message_once(nats: NatsServer, uniq
             await sender.flush()
             await until(lambda: log.broker.partition(TopicPartition("done", 0)).end == 300)
             shares = [each.received for each in worker.ingresses.values()]
-        assert sorted(int(value or 0) for _, value, _ in await records(log, TopicPartition("done", 0))) == list(range(300))
+        assert sorted(int(value or 0) for _, value, _ in await records(log, TopicPartition("done", 0))) == list(
+            range(300)
+        )
         assert len(shares) == 3
         assert all(shares), "each of them got some"
 
@@ -185,6 +187,41 @@ def test_what_a_log_takes_too_slowly_is_dropped_and_counted(
         assert kept == [b"%03d" % number for number in range(len(kept))], "the oldest are kept, in order"
         assert 0 < len(kept) == 100 - intake.lost
         await intake.close()
+        await edge.close()
+
+    asyncio.run(run())
+
+
+def test_who_lets_go_while_the_server_is_away_takes_nothing_from_those_who_share(nats_own: NatsServer) -> None:
+    async def run() -> None:
+        edge = NatsEdge(nats_own.url)
+        await edge.open()
+        jobs = TopicSpec("jobs", 2, address="jobs")
+        first, ended = [await edge.intake(jobs, "group", number, None) for number in range(2)]
+        async with client(nats_own) as sender:
+            await sender.publish("jobs", b"before")
+            await sender.flush()
+        await edge._connection.flush()
+        await asyncio.to_thread(nats_own.kill)
+        await until(lambda: not edge._connection.connected)
+        await ended.end()  # what has come is kept all the same
+        kept = [await each.receive(max_records=10, max_bytes=1_000, wait_s=0) for each in (first, ended)]
+        assert [each.records.values for each in kept if each is not None] == [[b"before"]]
+        await first.close()
+        await asyncio.to_thread(nats_own.start)
+        await until(lambda: edge._connection.connected)
+        last = await edge.intake(jobs, "group", 0, None)
+        async with client(nats_own) as sender:
+            for number in range(50):
+                await sender.publish("jobs", b"%d" % number)
+            await sender.flush()
+        found: list[bytes | None] = []
+        async with asyncio.timeout(PATIENCE_S):
+            while len(found) < 50:
+                more = await last.receive(max_records=100, max_bytes=10_000, wait_s=0.1)
+                found += more.records.values if more is not None else []
+        assert found == [b"%d" % number for number in range(50)]
+        await last.close()
         await edge.close()
 
     asyncio.run(run())
