@@ -30,6 +30,7 @@ WORK: dict[str, tuple[str, list[Contender], list[Bar]]] = {
     "consume": ("Consume alone", [OURS, FETCH, ORDERED], [Bar(FETCH.name, 5)]),
     "publish": ("Publish alone", [OURS, WINDOW, WAITED], [Bar(WINDOW.name, 5)]),
 }
+"""Each work: its title, who takes part, and the bars.  Callbacks, waits and uvloop are there to be seen beside."""
 
 
 def _rows() -> Iterator[Row]:

@@ -46,11 +46,10 @@ async def two_workers(where: Ground, programs: Sequence[str], scale: float, roun
         "told to begin; the clock stops when the topic of the outputs has all of them. "
         f"{SHARED_CORES}",
         "",
-        "What an app writes goes into one stream of its own and from there to its topics, message by message; the "
-        "server does that on little more than one core, and is what limits both runs where it takes more CPU time "
-        "than the workers. Then the wall time of two is about that of one, and the bar, which takes the server's time "
-        "off that of two, says what the workers would do beside a server that has cores of its own.",
-        "",
+        "What an app writes goes into one stream of its own and from there to its topics, message by message. The "
+        "server does that on about one core, and takes more CPU time for it than the workers do: beside it one worker "
+        "is not busy, and the wall time of two is about that of one. The bar, which takes the server's time off that "
+        "of two, tells what two would do beside a server that isn't the limit.",
         "",
         *await two_workers_table(["ours"], {"ours": "**streams**"}, messages, rounds, measured, FAILURES),
     ]
