@@ -16,6 +16,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import nats
@@ -164,14 +165,21 @@ class Subscription:
 
     async def unsubscribe(self) -> None:
         """As ``close``; when it returns everything that came before has been handed over.  Raises LogUnavailable."""
-        if self._connection.connected:
-            await self._subscription.unsubscribe()
-            await self._connection.flush()
-        self._connection.parser.handlers.pop(str(self._sid).encode(), None)
+        try:
+            await self._forget()
+            if self._connection.connected:
+                await self._connection.flush()
+        finally:
+            self._connection.parser.handlers.pop(str(self._sid).encode(), None)
 
     async def close(self) -> None:
         self._connection.parser.handlers.pop(str(self._sid).encode(), None)
-        if self._connection.connected:
+        await self._forget()
+
+    async def _forget(self) -> None:
+        # While the connection is lost too: once it is back the client subscribes again to all that it knows of, and a
+        # queue group's messages would go to nobody.
+        with suppress(nats.errors.ConnectionClosedError):
             await self._subscription.unsubscribe()
 
 

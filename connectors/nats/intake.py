@@ -11,18 +11,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from contextlib import suppress
 
 from streams.connectors.jetstream.client import Connection, Message, Subscription
 from streams.connectors.jetstream.messages import record_of
 from streams.core.edge import Received
 from streams.core.record import Headers, Records
+from streams.errors import LogUnavailable
 
 __all__ = ["REPLY", "SUBJECT", "NatsIntake"]
 
 SUBJECT, REPLY = "Nats-Subject", "Nats-Reply"
 BUFFER_BYTES = 64 * 2**20
 EACH_BYTES = 100
-"""What a message takes beside its payload, about."""
+"""What a message takes beside what it holds, about."""
 
 
 class NatsIntake:
@@ -47,7 +49,7 @@ class NatsIntake:
             if self._bytes > BUFFER_BYTES:
                 self.lost += 1
                 continue
-            self._bytes += len(message.payload) + EACH_BYTES
+            self._bytes += _size(message)
             self._waiting.append((now_ms, message))
         self._arrived.set()
 
@@ -65,7 +67,7 @@ class NatsIntake:
         size = 0
         while self._waiting and len(records.values) < max_records and size < max_bytes:
             at_ms, message = self._waiting.popleft()
-            size += len(message.payload) + EACH_BYTES
+            size += _size(message)
             key, value, time_ms, headers = record_of(message.head, message.payload, at_ms)
             own: Headers = ((SUBJECT, message.subject),)
             if message.reply:
@@ -84,8 +86,13 @@ class NatsIntake:
     async def end(self) -> None:
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
-            await subscription.unsubscribe()
+            with suppress(LogUnavailable):  # nothing more comes then either, and what has come is to be stored
+                await subscription.unsubscribe()
 
     async def close(self) -> None:
         if self._subscription is not None:
             await self._subscription.close()
+
+
+def _size(message: Message) -> int:
+    return len(message.subject) + len(message.head) + len(message.payload) + EACH_BYTES
