@@ -38,6 +38,7 @@ class _Found:
     topics: list[str]
     stores: Path | None
     outputs: list[str]
+    journals: list[str]
 
 
 def reset(
@@ -82,6 +83,12 @@ async def _reset(app: App, url: str, yes: bool) -> _Found:
     try:
         await refuse_while_workers_run(app, log)
         found = await _find(app, log)
+        if found.journals:
+            typer.echo(
+                f"app {app.name} no longer reads {', '.join(found.journals)} as it was: what came in there is removed "
+                f"too, and nobody can send it again.",
+                err=True,
+            )
         if not yes:
             _confirm(app, log.url, found)
             await refuse_while_workers_run(app, log)
@@ -116,16 +123,20 @@ async def _find(app: App, log: Log) -> _Found:
     if stored is not None:
         records.append(msgspec.msgpack.decode(stored, type=TopologyRecord))
     tasks = {name: ref for record in records for name, ref in task_refs(record).items()}
-    # A journal holds what nobody can send again: it is read once more, as far as it goes.
-    topics = {topic for record in records for topic in record.internal_topics if not topic.endswith(".journal")}
+    topics = {topic for record in records for topic in record.internal_topics}
     topics |= {changelog_topic(app.name, name) for record in records for name in record.stores}
     topics.add(replies_topic(app.name).name)
     existing = await log.topics()
+    # A journal holds what nobody can send again: it is read once more, as far as it goes and the app still wants it.
+    journals = {journal.topic.name: journal.topic.partitions for journal in blueprint.journals}
+    kept = {name for name in journals.keys() & existing.keys() if existing[name].spec.partitions == journals[name]}
+    lost = sorted({topic for topic in topics - kept if topic.endswith(".journal")} & existing.keys())
+    topics -= kept
     held = [ref for _, ref in sorted(tasks.items()) if await log.checkpoint(ref) is not None]
     outputs = sorted({spec.name for node in app.graph.nodes for spec in node.writes if spec.kind == "user"})
     directory = state_directory(app, log)
     stores = directory if directory is not None and directory.exists() else None
-    return _Found(held, sorted(topics & existing.keys()), stores, outputs)
+    return _Found(held, sorted(topics & existing.keys()), stores, outputs, lost)
 
 
 def _confirm(app: App, url: str, found: _Found) -> None:

@@ -94,8 +94,11 @@ async def _send(url: str, name: str, pairs: Iterable[Pair], app: App | None, cre
     from streams.cli.access import blueprint_on, reach
     from streams.cli.workers import kinds_on
     from streams.core.log import TopicSpec
+    from streams.runtime.draw import place_of
 
     declared = app.topics.get(name) if app is not None else None
+    if declared is not None and declared.spec.location:
+        raise ConfigurationError(f"topic {name} isn't on the app's log but at {place_of(declared.spec)}; send it there")
     sent = 0
     async with reach(url, create=create or declared is not None) as log:
         if app is not None and declared is not None:

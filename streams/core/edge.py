@@ -121,8 +121,9 @@ class Edge(Protocol):
         ...
 
     async def intake(self, source: TopicSpec, group: str, partition: int, state: bytes | None) -> Intake:
-        """Begin to receive for a partition of ``source``.  group: names the app and the source, the same in each of its
-        workers.  state: what the last owner left.  Raises RetryableError, ConfigurationError."""
+        """Begin to receive for a partition of ``source``.  state: what the last owner left.  group: names the log, the
+        app and the source, the same in each of its workers; that of the same app on another log is another one.
+        Raises RetryableError, ConfigurationError."""
         ...
 
     async def outlet(self, target: TopicSpec, group: str, partition: int, state: bytes | None) -> Outlet:

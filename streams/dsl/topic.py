@@ -167,8 +167,13 @@ def declare_topic(
 ) -> Topic[Any, Any]:
     """What ``App.topic`` does.  ``compacted``: whether a topic is made so where neither app nor log says."""
     location, address, name = _place(name)
-    if address and partitions is None:
-        partitions = 1  # what comes is in one order; more share it out among them
+    if address:
+        partitions = 1 if partitions is None else partitions  # what comes is in one order; more share it out
+        given = {"retention": retention, "retention_bytes": retention_bytes, "compact": compact, "config": config}
+        for setting in [setting for setting, value in {**given, "timestamps": timestamps}.items() if value]:
+            raise ConfigurationError(
+                f"topic {name}: {setting} is a setting of topics on a log, and a transport keeps nothing"
+            )
     retention_ms = None if retention is None else parse_duration_ms(retention, "retention")
     said = {
         "partitions": partitions,

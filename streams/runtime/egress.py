@@ -52,6 +52,11 @@ class Egress:
         self._stop.set()
 
     @property
+    def connecting(self) -> bool:
+        """It has nothing in hand yet."""
+        return self._reader is None
+
+    @property
     def position(self) -> Position | None:
         """Up to where the outbox is out and checkpointed."""
         return None if self._checkpoint is None else self._checkpoint.position(self.at)
@@ -92,7 +97,8 @@ class Egress:
                     position=self.delivered.offset(),
                     first=start.offset(),
                 )
-            target, group, state = self._outbox.target, self._outbox.topic.name, self._checkpoint.facts.get(STATE)
+            target, group = self._outbox.target, f"{self._log.identity}.{self._outbox.topic.name}"
+            state = self._checkpoint.facts.get(STATE)
             outlet = await self._edge.outlet(target, group, self.at.partition, state)
             # Who was held up until now connects with a state that its successor has long gone on from: it would send
             # again what is out, or take ids that are in use.

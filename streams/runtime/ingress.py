@@ -56,7 +56,12 @@ class Ingress:
     @property
     def phase(self) -> str:
         """Whether what is sent now arrives."""
-        return "connecting" if self._intake is None else "receiving"
+        return "connecting" if self.connecting else "receiving"
+
+    @property
+    def connecting(self) -> bool:
+        """It has nothing in hand yet."""
+        return self._intake is None
 
     @property
     def caught_up(self) -> bool:
@@ -85,7 +90,7 @@ class Ingress:
             previous = decode_checkpoint(writer.checkpoint) if writer.checkpoint is not None else None
             checkpoint = claimed(previous, log_id=self._log.identity, topology=self._topology)
             await writer.commit(Commit(encode_checkpoint(checkpoint)))
-            source, group = self._journal.source, self._journal.topic.name
+            source, group = self._journal.source, f"{self._log.identity}.{self._journal.topic.name}"
             intake = await self._edge.intake(source, group, self.at.partition, checkpoint.facts.get(STATE))
             # Who was held up until now connects with a state that its successor has long gone on from: it would
             # acknowledge what it takes for something else.
@@ -134,10 +139,13 @@ class Ingress:
         """A record that the log can't hold is said before it is sent."""
         most, records = self._log.limits.max_record_bytes, received.records
         for row, value in enumerate(records.values):
-            if value is not None and len(value) > most:
+            headers = (records.headers[row] if records.headers is not None else None) or ()
+            size = len(records.keys[row] or b"") + len(value or b"")
+            size += sum(len(name) + len(content) for name, content in headers)
+            if size > most:
                 key = (records.keys[row] or b"").decode(errors="replace")
                 raise DataError(
-                    f"{self._edge.url}: a message of {len(value)} bytes came under {key!r}, and the log takes records "
+                    f"{self._edge.url}: a message of {size} bytes came under {key!r}, and the log takes records "
                     f"of at most {most}; have it sent in pieces, or choose a log that takes more"
                 )
 

@@ -44,6 +44,7 @@ class Status:
         self.stopping = False
         self.restores: dict[str, tuple[int, int]] = {}
         self._delivered: dict[str, tuple[Position, float]] = {}
+        self._connecting: dict[str, float] = {}
         self.tables = TableReader(worker.app, worker.log.partition_for, worker.reads)
         self._liveness_timeout_s = liveness_timeout_s
 
@@ -63,7 +64,7 @@ class Status:
         tasks |= dict.fromkeys(sorted(worker.deliveries), "delivering")
         tasks |= {name: each.phase for name, each in sorted(worker.ingresses.items())}
         now = asyncio.get_running_loop().time()
-        stuck = [*worker.stuck(now, self._liveness_timeout_s), *self._undelivered(now)]
+        stuck = [*worker.stuck(now, self._liveness_timeout_s), *self._undelivered(now), *self._unheard(now)]
         waiting = [self._waiting(name, driver) for name, driver in sorted(worker.drivers.items())]
         problems = [*stuck, *(line for line in waiting if line)]
         if self.stopping:
@@ -89,6 +90,19 @@ class Status:
             if now - since > self._liveness_timeout_s:
                 found.append(f"delivery {name} has delivered nothing for {now - since:.0f} s; look at its target")
         return found
+
+    def _unheard(self, now: float) -> list[str]:
+        """One line for each ingress that has found nobody to receive from since an earlier look, for too long."""
+        self._connecting = {
+            name: self._connecting.get(name, now)
+            for name, ingress in sorted(self.worker.ingresses.items())
+            if ingress.connecting
+        }
+        return [
+            f"ingress {name} has been connecting for {now - since:.0f} s; look at what it receives from"
+            for name, since in self._connecting.items()
+            if now - since > self._liveness_timeout_s
+        ]
 
     def _waiting(self, task: str, driver: Driver) -> str:
         if driver.phase is Phase.RUNNING:

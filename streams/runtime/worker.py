@@ -289,7 +289,10 @@ class Worker:
         self.standbys.take_up(self._assignment.standby - self._running.keys(), standby)
 
     def _stop(self, task: str) -> None:
-        self._at_work(task).stop()
+        at_work = self._at_work(task)
+        at_work.stop()
+        if isinstance(at_work, Ingress | Egress) and at_work.connecting:
+            self._running[task].cancel()  # a transport that doesn't answer would hold up the stop
         driver = self.drivers.get(task)
         if driver is not None and driver.phase in (Phase.CLAIMING, Phase.RESTORING):
             self._running[task].cancel()  # it has nothing to commit yet, and its next owner would wait for the restore
