@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 from unittest.mock import patch
 
@@ -551,6 +552,39 @@ def test_a_stream_that_isn_t_there_becomes_a_topic_unless_more_is_said_of_it(nat
                 await other.create_topics([TopicSpec("alerts")])
 
     run(nats_own, scenario)
+
+
+def test_the_permissions_that_the_documentation_names_are_enough(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "nats.md").read_text()
+    section = text[text.index("## Streams of others") : text.index("### KV buckets")]
+    named = section[section.index("```hocon") + 8 : section.index("```", section.index("```hocon") + 8)]
+    settings = tmp_path / "nats.conf"
+    users = (
+        f'{{user: admin, password: a}}, {{user: shop, password: s, permissions: {{ {named} subscribe: "_INBOX.>" }} }}'
+    )
+    settings.write_text(f"authorization {{ users: [ {users} ] }}")
+    server = NatsServer(tmp_path, "-c", str(settings))
+    server.start()
+
+    async def scenario() -> None:
+        place = server.url.removeprefix("nats://")
+        client = await nats.connect(f"nats://admin:a@{place}")
+        stream = client.jetstream(timeout=30)
+        await create(stream, "alerts", "alerts.*")
+        await stream.publish("alerts.a", b"theirs")
+        log = ForeignJetStream(f"jetstream://shop:s@{place}?subject=alerts.{{key}}")
+        await log.open()
+        assert [value for _, value in rows(await batches(log, ALERTS))] == [b"theirs"]
+        assert (await log.offsets_at({ALERTS: 0}))[ALERTS] == Position.at(1)
+        await (await fed(log)).deliver(alerts((b"k", b"ours")), b"p")
+        assert [m.data for m in await held(stream, "alerts")] == [b"theirs", b"ours"]
+        await log.close()
+        await client.close()
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        server.kill()
 
 
 def test_a_location_that_holds_topics_is_no_log(nats_own: NatsServer) -> None:
