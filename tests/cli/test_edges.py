@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,8 @@ import pytest
 from streams import App
 from streams.cli.load import load_app
 from streams.connectors.registry import open_log
-from streams.core.capability import Derived, Guarantee
-from streams.core.edge import Keep, Received
-from streams.core.log import Log, TopicSpec
-from streams.core.record import Records, TopicPartition
+from streams.core.log import Log
+from streams.core.record import TopicPartition
 from streams.errors import ConfigurationError, StreamsError, TopologyChanged
 from streams.runtime.clock import SystemClock
 from streams.runtime.housekeeping import consumed
@@ -26,6 +24,7 @@ from streams.runtime.status import Status
 from streams.runtime.worker import Worker
 from streams.testing.driver import MemoryStores
 from streams.testing.source_contract import values
+from tests.runtime.transport import Transport
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 PATIENCE_S = 60.0
@@ -39,78 +38,6 @@ numbers = app.stream(app.topic("nats://user:secret@127.0.0.1:1/numbers.*", value
 numbers.to("seen")
 numbers.map(lambda number: -number).to(app.topic("nats://127.0.0.1:1/negated.{key}", value=int))
 """
-
-
-class Transport:
-    """A fake edge, for every location.  come: what comes in, each once; out: what has gone out."""
-
-    url = "fake://there"
-
-    def __init__(self, come: Sequence[bytes] = ()) -> None:
-        self.come = list(come)
-        self.out: list[bytes | None] = []
-        self.groups: set[str] = set()
-        self.silent = asyncio.Event()
-        self.silent.set()
-        self.swallows = False
-
-    def __call__(self, location: str) -> Transport:
-        return self
-
-    def guarantee(self, *, written: bool) -> Derived:
-        return Derived(Guarantee.AT_LEAST_ONCE, "fake")
-
-    async def open(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    def check(self, topic: TopicSpec, *, written: bool) -> None: ...
-
-    async def intake(self, source: TopicSpec, group: str, partition: int, state: bytes | None) -> Intake:
-        self.groups.add(group)
-        await self.silent.wait()
-        return Intake(self)
-
-    async def outlet(self, target: TopicSpec, group: str, partition: int, state: bytes | None) -> Outlet:
-        self.groups.add(group)
-        return Outlet(self)
-
-
-class Intake:
-    lost = 0
-
-    def __init__(self, transport: Transport) -> None:
-        self.transport = transport
-
-    async def receive(self, *, max_records: int, max_bytes: int, wait_s: float) -> Received | None:
-        some, self.transport.come = self.transport.come, []
-        if not some:
-            await asyncio.sleep(wait_s)
-            return None
-        return Received(Records([b"k"] * len(some), list(some), [5] * len(some)))
-
-    async def stored(self) -> None: ...
-
-    async def end(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-
-class Outlet:
-    batch = 10
-    under_way = 0
-    state = None
-
-    def __init__(self, transport: Transport) -> None:
-        self.transport = transport
-
-    async def send(self, records: Records, keep: Keep) -> None:
-        if self.transport.swallows:
-            self.transport.out += records.values
-            await asyncio.get_running_loop().create_future()
-        self.transport.out += records.values
-
-    async def close(self) -> None: ...
 
 
 def work(app: App, transport: Transport, done: Callable[[Worker], bool], **settings: Any) -> dict[str, Any]:
