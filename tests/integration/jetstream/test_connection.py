@@ -213,6 +213,12 @@ def test_a_server_that_is_about_to_stop_is_left_before_it_throws_its_clients_out
         await held.open()
         answering = await echo(two)
         await until(held._client.elsewhere)
+        while True:  # until this server has heard of the one who answers at the other
+            try:
+                await held.request("echo")
+                break
+            except LogUnavailable:
+                await asyncio.sleep(0.01)
         asked = 0
         done = asyncio.Event()
 
@@ -223,7 +229,7 @@ def test_a_server_that_is_about_to_stop_is_left_before_it_throws_its_clients_out
                 asked += 1
 
         asking = asyncio.create_task(ask())
-        await until(lambda: asked > 100)
+        await until(lambda: asked > 100 or asking.done())
         one._signal(signal.SIGUSR2)
         await until(lambda: held.reconnects == 1 or asking.done())
         assert held.place == two.url.removeprefix("nats://")
