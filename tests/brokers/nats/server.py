@@ -14,6 +14,8 @@ import sysconfig
 import time
 from pathlib import Path
 
+from tests.brokers.leash import Leash
+
 PATIENCE_S = 30.0
 
 
@@ -32,6 +34,7 @@ class NatsServer:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
         self._process: subprocess.Popen[bytes] | None = None
+        self._leash: Leash | None = None
 
     @property
     def url(self) -> str:
@@ -57,7 +60,10 @@ class NatsServer:
         store = ["-js", "-sd", str(self._folder / "data")] if self._jetstream else []
         store += ["-l", str(self.said_in)]
         self._folder.mkdir(parents=True, exist_ok=True)
+        if self._leash is not None:
+            self._leash.let_go()
         self._process = subprocess.Popen([program, "-a", "127.0.0.1", "-p", str(self.port), *store, *self._options])
+        self._leash = Leash(self._process.pid)
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
@@ -77,6 +83,9 @@ class NatsServer:
         if self._process is not None:
             self._signal(signal.SIGCONT)
             self._process.kill()
+            if self._leash is not None:
+                self._leash.let_go()
+                self._leash = None
             self._process.wait()
             self._process = None
 
