@@ -116,7 +116,7 @@ def _policy(app: App, source: str, action: Action, letters: Topic[Any, Any] | st
         return ErrorPolicy(action)
     name = letters if letters is not None else f"{source}.dead-letters"
     topic = app.topic(name, key=bytes, value=bytes) if isinstance(name, str) else name
-    return ErrorPolicy("dead_letter", topic.spec)
+    return ErrorPolicy("dead_letter", app.outlet(topic.spec))
 
 
 def make_table(

@@ -200,12 +200,14 @@ def declare_topic(
     keys, values = key_codec(key).at(name, "key"), value_codec(value).at(name)
     topic: Topic[Any, Any] = Topic(app, spec, keys, values, value, key, undeclared)
     known = app.topics.setdefault(name, topic)
-    if known.declared.location != location:
-        both = (known.declared.location, location)
-        places = " and ".join(without_secrets(each) or "the app's own log" for each in both)
+    if (known.declared.location, known.declared.address) != (location, address):
+        both = (known.declared, spec)
+        places = " and ".join(without_secrets(each.location) or "the app's own log" for each in both)
+        addresses = " and ".join(repr(each.address) for each in both if each.address)
         raise ConfigurationError(
-            f"topic {name!r} is declared on {places}; an app knows a topic by its name alone, so one of them has to "
-            f"bear another"
+            f"topic {name!r}{f' ({addresses})' if addresses else ''} is declared on {places}; an app knows a topic by "
+            f"its name alone, so one of them has to bear another"
+            f"{', or to be in another app, with a topic of the log between the two' if addresses else ''}"
         )
     if (known.declared, known.value_codec.schema, known.key_codec.schema) != (
         spec,

@@ -243,6 +243,31 @@ def test_an_agent_may_write_to_an_edge(project: Path) -> None:
     assert transport.out == [b"8"]
 
 
+def test_dead_letters_may_go_to_an_edge(project: Path) -> None:
+    app = App("shop", commit_interval="20ms")
+    orders = app.topic(f"{NOWHERE}/orders", value=int)
+    app.stream(orders, on_error="dead_letter", dead_letters=f"{NOWHERE}/failed.{{key}}").to("seen")
+    transport = Transport([b"1", b"x"])
+    work(app, transport, lambda worker: worker.caught_up and bool(transport.out))
+    assert transport.out == [b"x"]
+    assert stored("seen") == [b"1"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (f"{NOWHERE}/a.*", f"{NOWHERE}/a.any", r"'a\.any' \('a\.\*' and 'a\.any'\) is declared on"),
+        (f"{NOWHERE}/a", "nats://there/a", "on nats://user@127.0.0.1:1 and nats://there; .* or to be in another app"),
+        (f"{NOWHERE}/a", "a", "on nats://user@127.0.0.1:1 and the app's own log"),
+    ],
+)
+def test_two_addresses_of_one_name_are_refused_by_what_they_are(first: str, second: str, said: str) -> None:
+    app = App("shop")
+    app.topic(first, value=int)
+    with pytest.raises(ConfigurationError, match=said):
+        app.topic(second, value=int)
+
+
 @pytest.mark.parametrize(
     "setting", [{"retention": "1h"}, {"compact": True}, {"timestamps": "append"}, {"config": {"a": 1}}]
 )
