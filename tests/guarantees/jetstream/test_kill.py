@@ -56,11 +56,11 @@ def test_a_worker_that_stood_still_while_others_took_over_changes_nothing(
 ) -> None:
     pipeline = Pipeline(nats_own.url, chance)
     with fleet_of(nats_own, tmp_path) as fleet:
-        fleet.start_all(2)
+        fleet.start_all(3)
         for _ in range(3):
             pipeline.send(BACKLOG)
             came_to = pipeline.look()
-            with paused(fleet.running[chance.randrange(2)]):
+            with paused(fleet.running[chance.randrange(3)]):
                 fleet.until(some_time(chance, 3.0, 4.0), "the others to take over")
             fleet.until(lambda: pipeline.look() > came_to, "the workers to come forward")  # noqa: B023
         pipeline.finish(fleet)
