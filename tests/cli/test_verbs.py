@@ -17,7 +17,21 @@ from streams.cli.progress import RestoreProgress
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
-VERBS = ["worker", "topology", "explain", "send", "tail", "topics", "tables", "lag", "agents", "reset", "new", "doctor", "dev"]
+VERBS = [
+    "worker",
+    "topology",
+    "explain",
+    "send",
+    "tail",
+    "topics",
+    "tables",
+    "lag",
+    "agents",
+    "reset",
+    "new",
+    "doctor",
+    "dev",
+]
 
 SMALL = """\
 from streams import App, agg, tumbling
