@@ -64,7 +64,8 @@ class Egress:
     @property
     def caught_up(self) -> bool:
         """Everything in the outbox, as far as known, is out."""
-        return self._reader is not None and self.delivered.reached(self._reader.ends()[self.at])
+        end = self._reader.ends().get(self.at) if self._reader is not None else None  # a new reader may not know it yet
+        return end is not None and self.delivered.reached(end)
 
     async def run(self) -> None:
         """Send until stopped.  A transport that can't be reached is tried again for as long as it takes."""
