@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -35,7 +36,16 @@ WAIT_S = 0.2
 class Ingress:
     """Fills one partition of a journal until it is stopped."""
 
-    def __init__(self, ref: TaskRef, log: Log, edge: Edge, journal: Journal, partition: int, topology: int) -> None:
+    def __init__(
+        self,
+        ref: TaskRef,
+        log: Log,
+        edge: Edge,
+        journal: Journal,
+        partition: int,
+        topology: int,
+        dropped: Callable[[int], None] = lambda count: None,
+    ) -> None:
         self.id = ref.name
         self.at = TopicPartition(journal.topic.name, partition)
         self.received = 0
@@ -45,6 +55,7 @@ class Ingress:
         self._journal = journal
         self._ref = ref
         self._topology = topology
+        self._dropped = dropped
         self._stop = asyncio.Event()
         self._intake: Intake | None = None
         self._quiet = False
@@ -122,6 +133,7 @@ class Ingress:
                     intake.lost - lost,
                 )
                 self.lost += intake.lost - lost
+                self._dropped(intake.lost - lost)
                 lost = intake.lost
             self._quiet = received is None
             if received is None:

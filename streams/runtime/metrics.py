@@ -30,6 +30,7 @@ class Metrics:
         self.tombstones = self._counter("streams_tombstones", "Records without a value that a stream left out.")
         self.duplicates = self._counter("streams_duplicates", "Records that dedupe left out.")
         self.lost = self._counter("streams_lost", "Offsets given up by on_lost='earliest'.")
+        self.dropped = self._counter("streams_dropped", "Messages that came faster than the log took them.")
         self.restored = self._counter("streams_restored", "Offsets of changelogs read to restore stores.")
         self.lag = self._gauge("streams_lag_records", "Offsets between a task and the end of its inputs.")
         self.standby_lag = self._gauge("streams_standby_lag_records", "Offsets between a standby and its changelogs.")

@@ -23,6 +23,7 @@ from streams.runtime.delivery import Delivery
 from streams.runtime.draw import place_of
 from streams.runtime.egress import Egress
 from streams.runtime.ingress import Ingress
+from streams.runtime.metrics import Metrics
 from streams.runtime.retention import Expiry
 
 __all__ = ["Outside"]
@@ -104,10 +105,14 @@ class Outside:
                 return Delivery(ref, log, sink_on(target, name), target, outbox, partition, version, expiry, how)
         return None
 
-    def ingress(self, blueprint: Blueprint, ref: TaskRef, log: Log) -> Ingress | None:
+    def ingress(self, blueprint: Blueprint, ref: TaskRef, log: Log, metrics: Metrics) -> Ingress | None:
         """What runs a task that fills a partition of a journal; None for any other task."""
         for journal in blueprint.journals:
             if ref.name in journal.task_ids:
-                edge = self.edges[journal.source.name]
-                return Ingress(ref, log, edge, journal, journal.task_ids.index(ref.name), self._app.version)
+                edge, partition = self.edges[journal.source.name], journal.task_ids.index(ref.name)
+
+                def dropped(count: int) -> None:
+                    metrics.of(metrics.dropped, ref.name, count)
+
+                return Ingress(ref, log, edge, journal, partition, self._app.version, dropped)
         return None

@@ -313,7 +313,7 @@ class Worker:
         if delivery is not None:
             self.deliveries[task] = delivery
             return delivery
-        ingress = self.outside.ingress(self.blueprint, ref, self.log)
+        ingress = self.outside.ingress(self.blueprint, ref, self.log, self.metrics)
         if ingress is not None:
             self.ingresses[task] = ingress
             return ingress
