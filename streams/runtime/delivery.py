@@ -9,7 +9,6 @@ trimmed.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 
@@ -20,9 +19,10 @@ from streams.core.log import Commit, Log, Reader, Sink, SinkWriter, TaskRef, Tas
 from streams.core.record import Position, TopicPartition
 from streams.core.spread import BY_KEY, How, Spread
 from streams.dsl.foreign import Outbox
-from streams.errors import Fenced, PositionLost, RetryableError, TopicRecreated
-from streams.runtime.owner import FENCED_PAUSE_S, check_owner
+from streams.errors import PositionLost, TopicRecreated
+from streams.runtime.owner import check_owner
 from streams.runtime.producer import divide
+from streams.runtime.restarts import run_until
 from streams.runtime.retention import Expiry
 
 logger = logging.getLogger("streams")
@@ -83,17 +83,9 @@ class Delivery:
 
     async def run(self) -> None:
         """Deliver until stopped.  An unreachable target is tried again for as long as it takes: the outbox keeps."""
-        pause_s = 0.1
-        while not self._stop.is_set():
-            try:
-                await self._live()
-            except RetryableError as error:
-                level = logging.INFO if isinstance(error, Fenced) else logging.WARNING
-                logger.log(level, "delivery %s starts again from what the target has: %s", self.id, error)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(FENCED_PAUSE_S if isinstance(error, Fenced) else pause_s):
-                        await self._stop.wait()
-                pause_s = min(10.0, pause_s * 2)
+        await run_until(
+            self._stop, self._live, lambda: self.delivered, f"delivery {self.id} starts again from what the target has"
+        )
 
     async def _live(self) -> None:
         writer = await self._log.fence(self._ref)

@@ -9,7 +9,6 @@ when the outlet asks for it, and else every now and then: what is sent behind it
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from bisect import bisect_left
 
@@ -20,8 +19,9 @@ from streams.core.edge import Edge, Outlet
 from streams.core.log import Commit, Log, Reader, TaskRef, TaskWriter
 from streams.core.record import Fetched, Position, Records, TopicPartition
 from streams.dsl.foreign import Outbox
-from streams.errors import Fenced, PositionLost, RetryableError, TopicRecreated
-from streams.runtime.owner import FENCED_PAUSE_S, check_owner, confirmed
+from streams.errors import PositionLost, TopicRecreated
+from streams.runtime.owner import check_owner, confirmed
+from streams.runtime.restarts import run_until
 
 logger = logging.getLogger("streams")
 
@@ -69,18 +69,7 @@ class Egress:
 
     async def run(self) -> None:
         """Send until stopped.  A transport that can't be reached is tried again for as long as it takes."""
-        pause_s = 0.1
-        while not self._stop.is_set():
-            before = self.delivered
-            try:
-                await self._live()
-            except RetryableError as error:
-                level = logging.INFO if isinstance(error, Fenced) else logging.WARNING
-                logger.log(level, "egress %s starts again: %s", self.id, error)
-                pause_s = 0.1 if self.delivered != before else min(10.0, pause_s * 2)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(FENCED_PAUSE_S if isinstance(error, Fenced) else pause_s):
-                        await self._stop.wait()
+        await run_until(self._stop, self._live, lambda: self.delivered, f"egress {self.id} starts again")
 
     async def _live(self) -> None:
         writer = await self._log.fence(self._ref)

@@ -9,7 +9,6 @@ larger commits are, and nobody waits for a checkpoint interval.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -21,8 +20,9 @@ from streams.core.edge import Edge, Intake, Received
 from streams.core.log import Append, Commit, Log, TaskRef, TaskWriter
 from streams.core.record import TopicPartition
 from streams.dsl.foreign import Journal
-from streams.errors import DataError, Fenced, RetryableError
-from streams.runtime.owner import FENCED_PAUSE_S, confirmed
+from streams.errors import DataError
+from streams.runtime.owner import confirmed
+from streams.runtime.restarts import run_until
 
 logger = logging.getLogger("streams")
 
@@ -81,18 +81,7 @@ class Ingress:
 
     async def run(self) -> None:
         """Receive until stopped.  A transport that can't be reached is tried again for as long as it takes."""
-        pause_s = 0.1
-        while not self._stop.is_set():
-            before = self.received
-            try:
-                await self._live()
-            except RetryableError as error:
-                level = logging.INFO if isinstance(error, Fenced) else logging.WARNING
-                logger.log(level, "ingress %s starts again: %s", self.id, error)
-                pause_s = 0.1 if self.received > before else min(10.0, pause_s * 2)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(FENCED_PAUSE_S if isinstance(error, Fenced) else pause_s):
-                        await self._stop.wait()
+        await run_until(self._stop, self._live, lambda: self.received, f"ingress {self.id} starts again")
 
     async def _live(self) -> None:
         writer = await self._log.fence(self._ref)
