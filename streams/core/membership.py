@@ -71,7 +71,8 @@ class Wanted:
 
 
 class Membership(Protocol):
-    """A worker's membership, from the first assignment on."""
+    """A worker's membership, from the first assignment on.  Each of a log that many workers share passes
+    ``streams.testing`` MembershipContract."""
 
     def assignments(self) -> AsyncIterator[Assignment]:
         """What to do, each time that it changes; an empty one as soon as the worker knows that it is no longer a

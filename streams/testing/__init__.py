@@ -29,6 +29,7 @@ from streams.testing.simulation import Report, Simulation, SimulationFailed
 
 if TYPE_CHECKING:
     from streams.testing.log_contract import LogContract
+    from streams.testing.membership_contract import MembershipContract
     from streams.testing.sink_contract import SinkContract
     from streams.testing.source_contract import SourceContract
     from streams.testing.store_contract import StoreContract
@@ -37,6 +38,7 @@ __all__ = [
     "Client",
     "Faults",
     "LogContract",
+    "MembershipContract",
     "Report",
     "Simulation",
     "SimulationFailed",
@@ -61,6 +63,7 @@ __all__ = [
 
 _LATER = {
     "LogContract": "streams.testing.log_contract",
+    "MembershipContract": "streams.testing.membership_contract",
     "SinkContract": "streams.testing.sink_contract",
     "SourceContract": "streams.testing.source_contract",
     "StoreContract": "streams.testing.store_contract",
