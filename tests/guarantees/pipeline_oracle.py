@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from itertools import islice
@@ -28,6 +29,10 @@ START = 1_700_000_040_000
 STEP_MS = 40
 REGIONS = 8
 FOREVER = 4_000_000_000_000
+
+
+def canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def events(chance: random.Random) -> Iterator[Row]:
@@ -79,6 +84,20 @@ class Oracle:
             window["total"] += amount
             window["best"] = max(window["best"], amount)
             self.minutes[account, minute] = self.minutes.get((account, minute), 0) + amount
+
+    def results(self) -> dict[str, list[tuple[str, str]]]:
+        """What there has to be of each result, once: keys and values, the latter as canonical JSON."""
+        return {
+            "settled": [(key, canonical(each)) for key, them in self.settled.items() for each in them],
+            "by-kind": [
+                (kind, canonical({**value, "window_start": start, "window_end": start + MINUTE}))
+                for (kind, start), value in self.kinds.items()
+            ],
+            "by-minute": [
+                (account, canonical({"minute": minute, "total": total}))
+                for (account, minute), total in self.minutes.items()
+            ],
+        }
 
     async def check_state(self, log: EmbeddedLog) -> None:
         """The table, as its changelog has it."""

@@ -27,7 +27,7 @@ from streams.core.watermark import MARK_HEADER, Mark, encode_mark
 from streams.errors import LogUnavailable
 from tests.guarantees.kafka.fleet import LOOK_S, Fleet
 from tests.guarantees.kafka.verifier import differences
-from tests.guarantees.pipeline_oracle import FOREVER, MINUTE, START, Oracle, events
+from tests.guarantees.pipeline_oracle import FOREVER, START, Oracle, canonical, events
 from tests.guarantees.support import APPS, assert_same
 
 APP = APPS / "pipeline.py"
@@ -40,10 +40,6 @@ ANSWER_S = 2.0
 ALREADY_THERE = 10071
 """The error code for another sequence than was expected."""
 Message = tuple[str, dict[str, str], bytes]
-
-
-def canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
 
 
 class Pipeline:
@@ -178,21 +174,7 @@ class Pipeline:
 
     def complete(self) -> bool:
         self.look()
-        return all(len(self.found[topic]) >= len(expected) for topic, expected in self.expected().items())
-
-    def expected(self) -> dict[str, list[tuple[str, str]]]:
-        oracle = self.oracle
-        return {
-            "settled": [(key, canonical(each)) for key, them in oracle.settled.items() for each in them],
-            "by-kind": [
-                (kind, canonical({**value, "window_start": start, "window_end": start + MINUTE}))
-                for (kind, start), value in oracle.kinds.items()
-            ],
-            "by-minute": [
-                (account, canonical({"minute": minute, "total": total}))
-                for (account, minute), total in oracle.minutes.items()
-            ],
-        }
+        return all(len(self.found[topic]) >= len(expected) for topic, expected in self.oracle.results().items())
 
     def finish(self, fleet: Fleet) -> None:
         """Let the workers do what is left, stop them, and fail if anything is lost or there twice."""
@@ -213,7 +195,7 @@ class Pipeline:
     def verdict(self) -> str:
         problems = [
             differences([(key, canonical(value)) for _, key, value in self.found[topic]], expected, topic)
-            for topic, expected in self.expected().items()
+            for topic, expected in self.oracle.results().items()
         ]
         # A beat has no key: what comes of several ticks in one commit is in order within each partition only.
         parts = [[value for at, _, value in self.found["beats"] if at == f"beats.{n}"] for n in range(PARTITIONS)]

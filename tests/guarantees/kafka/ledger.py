@@ -13,7 +13,8 @@ from aiokafka import AIOKafkaProducer
 
 from streams.connectors.kafka.partitioner import partition_of
 from tests.guarantees.kafka.fleet import Fleet, FleetWorker
-from tests.guarantees.kafka.verifier import Result, Verifier, canonical, differences
+from tests.guarantees.kafka.verifier import Result, Verifier, differences
+from tests.guarantees.pipeline_oracle import canonical
 
 APP = Path(__file__).with_name("apps") / "ledger.py"
 PARTITIONS = 2

@@ -17,8 +17,8 @@ from aiokafka.errors import KafkaError
 from streams.core.watermark import MARK_HEADER, Mark, encode_mark
 from tests.brokers.kafka.admin import blocking, create_topic
 from tests.guarantees.kafka.fleet import Fleet
-from tests.guarantees.kafka.verifier import Result, Verifier, canonical, differences, group_offsets, hanging, read_all
-from tests.guarantees.pipeline_oracle import FOREVER, MINUTE, START, Oracle, events
+from tests.guarantees.kafka.verifier import Verifier, differences, group_offsets, hanging, read_all
+from tests.guarantees.pipeline_oracle import FOREVER, START, Oracle, canonical, events
 from tests.guarantees.support import APPS, Row, assert_same
 
 APP = APPS / "pipeline.py"
@@ -97,23 +97,9 @@ class Pipeline:
 
     def complete(self) -> bool:
         """As many results as there should be, or more."""
-        counts = {topic: len(expected) for topic, expected in self.expected().items()}
+        counts = {topic: len(expected) for topic, expected in self.oracle.results().items()}
         self.verifier.look()
         return all(self.verifier.count(topic) >= count for topic, count in counts.items())
-
-    def expected(self) -> dict[str, list[Result]]:
-        oracle = self.oracle
-        return {
-            "settled": [(key, canonical(each)) for key, them in oracle.settled.items() for each in them],
-            "by-kind": [
-                (kind, canonical({**value, "window_start": start, "window_end": start + MINUTE}))
-                for (kind, start), value in oracle.kinds.items()
-            ],
-            "by-minute": [
-                (account, canonical({"minute": minute, "total": total}))
-                for (account, minute), total in oracle.minutes.items()
-            ],
-        }
 
     # ── the verdict ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -138,7 +124,7 @@ class Pipeline:
         """What is lost or there twice, in a few lines; empty if nothing is."""
         problems = [
             differences(((key, canonical(value)) for key, value in self.verifier.results(topic)), expected, topic)
-            for topic, expected in self.expected().items()
+            for topic, expected in self.oracle.results().items()
         ]
         # Without a key they are spread over the partitions.
         beats = sorted(value for _, value in self.verifier.results("beats"))

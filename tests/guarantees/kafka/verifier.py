@@ -28,10 +28,6 @@ Result = tuple[str, str]
 """Key and value of a record, the value as canonical JSON."""
 
 
-def canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
-
-
 @dataclass
 class Verifier:
     """Reads topics with read_committed, each record once, over however many calls of ``look``."""
