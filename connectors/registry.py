@@ -90,7 +90,19 @@ def _core_nats(url: str) -> Edge:
     return NatsEdge(url)
 
 
-EDGES: dict[str, Callable[[str], Edge]] = {"nats": _core_nats}
+def _mqtt(url: str) -> Edge:
+    from streams.connectors.mqtt.edge import MqttEdge
+
+    return MqttEdge(url)
+
+
+EDGES: dict[str, Callable[[str], Edge]] = {
+    "nats": _core_nats,
+    "mqtt": _mqtt,
+    "mqtts": _mqtt,
+    "ws": _mqtt,
+    "wss": _mqtt,
+}
 
 
 def open_edge(url: str) -> Edge:

@@ -54,7 +54,7 @@ class Intake(Protocol):
     async def receive(self, *, max_records: int, max_bytes: int, wait_s: float) -> Received | None:
         """What has come since the last call; None when nothing has within ``wait_s``.
 
-        Called again before what it handed out last is stored.  ``max_bytes`` may be overrun by a single record.
+        Called again once what it handed out last is ``stored``.  ``max_bytes`` may be overrun by a single record.
         Raises RetryableError (open another one), ConfigurationError, DataError.
         """
         ...

@@ -47,7 +47,7 @@ class Journal:
         return [f"{self.topic.name}-{partition}" for partition in range(self.topic.partitions)]
 
 
-EDGES = frozenset({"nats"})
+EDGES = frozenset({"nats", "mqtt", "mqtts", "ws", "wss"})
 """Schemes of transports that aren't logs."""
 _WORDS = {"*": "any", "+": "any", ">": "all", "#": "all"}
 
@@ -62,10 +62,13 @@ def split_edge(name: str) -> tuple[str, str] | None:
         return None
     rest, mark, settings = rest.partition("?")
     host, _, address = rest.partition("/")
+    if scheme in ("ws", "wss"):  # the path of a WebSocket comes first
+        path, _, address = address.partition("/")
+        host = f"{host}/{path}"
     if not host or not address:
         raise ConfigurationError(
-            f"{without_secrets(name)!r} names no subject; write {scheme}://<host>/<subject>, as in "
-            f"{scheme}://localhost/alerts.{{key}}"
+            f"{without_secrets(name)!r} names no subject or topic; write {scheme}://<host>/<subject>, as in "
+            f"nats://localhost/alerts.{{key}} or mqtt://localhost/alerts/{{key}}"
         )
     return f"{scheme}://{host}{mark}{settings}", address
 

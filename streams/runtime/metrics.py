@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -58,6 +58,24 @@ class Metrics:
         """Add to a counter of a task; nothing for 0, so that only what happened shows."""
         if by:
             metric.labels(self.app, task).inc(by)
+
+
+class EdgeCounters(Collector):
+    """What the edges of an app count, as it is when the metrics are asked for.  edges: those that are open now."""
+
+    def __init__(self, app: str, edges: Callable[[], Iterable[object]]) -> None:
+        self._app = app
+        self._edges = edges
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        found: dict[str, tuple[str, int]] = {}
+        for edge in {id(each): each for each in self._edges()}.values():
+            for name, (text, count) in edge.counters().items() if isinstance(edge, Counts) else ():
+                found[name] = text, count + found.get(name, ("", 0))[1]
+        for name, (text, count) in found.items():
+            family = CounterMetricFamily(name, text, labels=["app"])
+            family.add_metric([self._app], count)
+            yield family
 
 
 class LogCounters(Collector):

@@ -39,7 +39,7 @@ from streams.runtime.clock import SystemClock
 from streams.runtime.control import published
 from streams.runtime.driver import Phase
 from streams.runtime.idle import Idle
-from streams.runtime.metrics import LogCounters
+from streams.runtime.metrics import EdgeCounters, LogCounters
 from streams.runtime.places import is_shared, place
 from streams.runtime.restore import Progress
 from streams.runtime.serving import Serving
@@ -284,6 +284,7 @@ async def _endpoints(
     status = Status(worker, settings.liveness_timeout_s)
     if isinstance(log, Counts):
         worker.metrics.registry.register(LogCounters(app.name, log))
+    worker.metrics.registry.register(EdgeCounters(app.name, lambda: worker.outside.edges.values()))
     async with AsyncExitStack() as stack:
         publish = getattr(log, "publish_endpoint", None)
         if publish is not None:

@@ -45,6 +45,7 @@ def test_a_subject_becomes_a_name_and_a_journal_of_one_partition() -> None:
         ("a.*.>", "a.any.all"),
         ("a/+/#", "a.any.all"),
         ("alerts.{key}", "alerts.key"),
+        ("plant/+/heat,lab/#", "plant.any.heat-lab.all"),
         ("$SYS.x y", "SYS.x-y"),
     ],
 )
@@ -68,6 +69,23 @@ def test_explain_says_what_an_edge_can_do() -> None:
     )
     assert edges["plant.plant.any.temperature.journal", "tasks of plant.any.temperature"] == "exactly once"
     assert edges["plant.alerts.key.outbox", "nats://localhost/alerts.{key}"] == "at least once"
+    assert "secret" not in str(plan)
+
+
+def test_a_topic_at_a_broker_says_what_its_quality_of_service_can_do() -> None:
+    app = App("plant")
+    readings = app.stream(app.topic("mqtt://me:secret@localhost/plant/+/heat,lab/#?qos=2", value=float))
+    readings.to(app.topic("mqtt://localhost/alerts/{key}?qos=1", value=float))
+    readings.to(app.topic("mqtts://localhost/copies?qos=2", value=float))
+    blueprint = app.build()
+    [journal] = blueprint.journals
+    assert journal.source.address == "plant/+/heat,lab/#"
+    log = Capabilities(replayable=True, ordered=True, transactional=True, fences=True)
+    plan = explain(app, "memory:", lambda _: log)
+    found = {edge.source: edge.guarantee for edge in plan.edges} | {edge.target: edge.guarantee for edge in plan.edges}
+    assert found["mqtt://me@localhost/plant/+/heat,lab/#?qos=2"] == "exactly once"
+    assert found["mqtt://localhost/alerts/{key}?qos=1"] == "at least once"
+    assert found["mqtts://localhost/copies?qos=2"] == "exactly once"
     assert "secret" not in str(plan)
 
 

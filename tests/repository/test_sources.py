@@ -44,6 +44,7 @@ HOMES = {
     "rocksdict": ("connectors/embedded", "state"),
     "typer": ("streams/cli",),
     "uvloop": ("streams/runtime",),
+    "wsproto": ("connectors/mqtt",),
 }
 
 EXECUTING_MODULES = {"cloudpickle", "dill", "joblib", "jsonpickle", "marshal", "pickle", "shelve"}
