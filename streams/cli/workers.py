@@ -120,7 +120,10 @@ async def kinds_on(log: ToolLog, names: Sequence[str], only: str = "") -> dict[s
         stored = await log.checkpoint(control_ref(app))
         if stored is None:
             continue
-        record = msgspec.msgpack.decode(stored, type=TopologyRecord)
+        try:
+            record = msgspec.msgpack.decode(stored, type=TopologyRecord)
+        except msgspec.DecodeError:
+            continue  # somebody else's topic that is called like one of ours
         kinds[name] = "checkpoints"
         kinds[replies_topic(app).name] = "replies"
         kinds |= {changelog_topic(app, store): "changelog" for store in record.stores}
