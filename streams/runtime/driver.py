@@ -23,7 +23,7 @@ from streams.core.batch import NEVER
 from streams.core.capability import GuaranteeName
 from streams.core.checkpoint import Checkpoint, claimed, decode_checkpoint, encode_checkpoint, partition_key
 from streams.core.graph import SourceNode, Subtopology
-from streams.core.log import Append, Commit, Log, Reader, TaskRef, TaskWriter, distance_on
+from streams.core.log import Append, Commit, Foreign, Log, Reader, TaskRef, TaskWriter, distance_on
 from streams.core.plan import Captured, Plan
 from streams.core.record import TopicPartition
 from streams.core.recovery import InputFacts, resolve_changelogs, resolve_inputs
@@ -83,7 +83,7 @@ class Services:
     metrics: Metrics
     requests: Requests
     user_topics: frozenset[str]
-    foreign: Mapping[str, Log]
+    foreign: Mapping[str, Foreign]
     topology_version: int
     guarantee: GuaranteeName = "exactly_once"
     commit_interval_s: float = 0.1
@@ -114,8 +114,8 @@ class Driver:
         self._settled_in = False
         self._seen_counts: dict[str, int] = {}
         self._commits = 0
-        lost = {cast(SourceNode, node).on_lost for node in subtopology.sources}
-        self._on_lost = "earliest" if "earliest" in lost else "fail"
+        sources = [cast(SourceNode, node) for node in subtopology.sources]
+        self._may_lose = {each.reads.name for each in sources if each.reads and each.on_lost == "earliest"}
         self._reader: Reader | None = None
         self._restored_until = -1
         self._pending_since: float | None = None
@@ -171,7 +171,7 @@ class Driver:
                 logger.info("task %s: %s", self.id, error)
                 await self._pause(FENCED_PAUSE_S)
             except PositionLost as error:
-                if self._on_lost != "earliest":
+                if error.topic not in self._may_lose:  # what another source may lose doesn't excuse it
                     raise
                 logger.warning("task %s goes on from the first record that is left: %s", self.id, error)
                 await self._pause(MAX_WAIT_S)
@@ -214,7 +214,6 @@ class Driver:
             )
             renewed = previous is not None and decode_checkpoint(previous).topology < services.topology_version
             checkpoint, lost = resolve_inputs(checkpoint, await self._input_facts(checkpoint), renewed=renewed)
-            services.metrics.of(services.metrics.lost, self.id, lost)
             names = {name: services.plan.changelog(name) for name in self._subtopology.states}
             topics = await services.log.topics(names.values())
             identities = {name: topics[topic].identity for name, topic in names.items()}
@@ -224,6 +223,7 @@ class Driver:
                 await self._check_new([TopicPartition(topic, self._partition) for topic in changelogs])
             stored = encode_checkpoint(checkpoint)
             await self._writer.commit(Commit(stored))
+            services.metrics.of(services.metrics.lost, self.id, lost)  # a claim that fails gives nothing up
             self._stored = stored
             self._commits += 1
             self.phase = Phase.RESTORING

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 
 from streams import App, agg, tumbling
-from streams.core.record import Position, TopicPartition
-from streams.errors import PositionLost
+from streams.connectors.memory.log import MemoryTaskWriter
+from streams.core.log import Commit
+from streams.core.record import Position, Positions, TopicPartition
+from streams.errors import LogUnavailable, PositionLost
 from streams.testing.driver import TestDriver
 
 HOUR_MS = 3_600_000
@@ -141,6 +144,22 @@ def test_records_that_were_removed_before_they_were_read_stop_the_app() -> None:
         TestDriver(app, after=t).__enter__()
 
 
+def test_records_of_one_source_that_were_removed_stop_the_app_also_where_another_one_may_lose_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = App("a")
+    app.stream("in").merge(app.stream("other", on_lost="earliest")).to("out")
+    with TestDriver(app) as t:
+        t.send_all("in", [("k", n) for n in range(4)])
+        t.send("other", 0, key="k")
+    removed(t, 4, 6)
+    until_settled = TestDriver._until_settled
+    # As it was, the claim was tried for ever.
+    monkeypatch.setattr(TestDriver, "_until_settled", lambda self: asyncio.wait_for(until_settled(self), 60))
+    with pytest.raises(PositionLost, match=r"in\[0\]: the task stands at 4 but the log starts at 6"):
+        TestDriver(app, after=t).__enter__()
+
+
 def removed(t: TestDriver, written: int, first: int) -> None:
     """Write on while the app is away, and remove what lies before ``first``."""
     writer = App("writer")
@@ -158,13 +177,49 @@ def test_records_that_were_removed_unread_are_passed_over_by_choice() -> None:
     removed(t, 4, 6)
     with TestDriver(app, after=t) as again:
         assert [value for _, value in again.outputs("out")] == [0, 1, 2, 3, 6, 7]
-        lost = [
-            sample.value
-            for family in again._worker.metrics.registry.collect()
-            for sample in family.samples
-            if sample.name == "streams_lost_total"
-        ]
-        assert lost == [2.0]
+        assert lost_of(again) == [2.0]
+
+
+def lost_of(t: TestDriver) -> list[float]:
+    """What the metric of lost records says, of each task."""
+    families = t._worker.metrics.registry.collect()
+    return [one.value for family in families for one in family.samples if one.name == "streams_lost_total"]
+
+
+@pytest.mark.parametrize("chosen", ["in", "both"])
+def test_records_that_may_be_lost_are_passed_over_whatever_another_source_may_lose(chosen: str) -> None:
+    app = App("a")
+    app.stream("in", on_lost="earliest").merge(
+        app.stream("other", on_lost="earliest" if chosen == "both" else "fail")
+    ).to("out")
+    with TestDriver(app) as t:
+        t.send_all("in", [("k", n) for n in range(4)])
+    removed(t, 4, 6)
+    with TestDriver(app, after=t) as again:
+        assert [value for _, value in again.outputs("out")] == [0, 1, 2, 3, 6, 7]
+
+
+def test_records_that_were_removed_unread_are_counted_once_when_the_claim_that_passes_them_over_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = App("a")
+    app.stream("in", on_lost="earliest").to("out")
+    with TestDriver(app) as t:
+        t.send_all("in", [("k", n) for n in range(4)])
+    removed(t, 4, 6)
+    commit = MemoryTaskWriter.commit
+    failed: list[str] = []
+
+    async def not_at_first(self: MemoryTaskWriter, commit_: Commit) -> Positions:
+        if "a.in" in self._task and not failed:
+            failed.append(self._task)
+            raise LogUnavailable("the log is away")
+        return await commit(self, commit_)
+
+    monkeypatch.setattr(MemoryTaskWriter, "commit", not_at_first)
+    with TestDriver(app, after=t) as again:
+        assert failed, "the claim was to fail once"
+        assert lost_of(again) == [2.0]
 
 
 @pytest.mark.parametrize("partitions", [1, 3])
