@@ -25,7 +25,7 @@ class HasSinks(Protocol):
         ...
 
 
-def sink_on(log: Log, topic: str) -> Sink:
+def sink_on(log: Log | HasSinks, topic: str) -> Sink:
     """What delivers to a topic of an opened log."""
     return log.sink(topic) if isinstance(log, HasSinks) else LogSink(log)
 

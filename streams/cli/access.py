@@ -17,6 +17,7 @@ from streams.cli.remote import RemoteLog
 from streams.connectors.embedded.config import parse_url
 from streams.connectors.embedded.lock import FILE_NAME, read_holder
 from streams.connectors.registry import open_foreign, open_log
+from streams.connectors.renamed import foreign_topic
 from streams.core.log import Append, Log, Reader, TaskRef, TopicInfo, TopicSpec
 from streams.core.record import Bounds, Positions, TopicPartition
 from streams.core.topology import TopologyRecord, control_ref, task_refs
@@ -74,8 +75,12 @@ async def blueprint_on(app: App, log: ToolLog) -> Blueprint:
                     there[spec.location] = await opened.enter_async_context(reach(spec.location, foreign=True))
                 except StreamsError:
                     there[spec.location] = None
-        foreign = {spec.name: there[spec.location] for spec in app.build().foreign_topics}
-        return await build_on(app, log, {name: held for name, held in foreign.items() if held is not None})
+        foreign = {
+            spec.name: foreign_topic(held, spec)
+            for spec in app.build().foreign_topics
+            if (held := there[spec.location]) is not None
+        }
+        return await build_on(app, log, foreign)
 
 
 @asynccontextmanager

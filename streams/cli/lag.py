@@ -11,7 +11,8 @@ from streams.cli.output import json_line, print_columns
 from streams.errors import StreamsError
 
 if TYPE_CHECKING:
-    from streams.cli.access import ToolLog
+    from streams.connectors.renamed import Askable
+    from streams.core.log import TopicSpec
     from streams.core.record import Bounds, TopicPartition
     from streams.dsl.app import App
     from streams.dsl.blueprint import Blueprint
@@ -36,6 +37,7 @@ def lag(app: AppOption, log: LogOption = None, json: AsJson = False) -> None:
 
 async def _lag(app: App, url: str) -> list[dict[str, Any]]:
     from streams.cli.access import blueprint_on, reach, task_refs_on
+    from streams.connectors.renamed import foreign_topic
     from streams.core.checkpoint import decode_checkpoint
     from streams.core.log import Counts
 
@@ -46,15 +48,17 @@ async def _lag(app: App, url: str) -> list[dict[str, Any]]:
         inputs = _inputs(blueprint)
         wanted = [at for _, at in inputs]
         own = {spec.name for spec in blueprint.own_topics}
-        elsewhere: dict[str, set[str]] = {}
+        elsewhere: dict[str, list[TopicSpec]] = {}
         for spec in blueprint.foreign_topics:
-            elsewhere.setdefault(spec.location, set()).add(spec.name)
+            elsewhere.setdefault(spec.location, []).append(spec)
         bounds = await _bounds(log, wanted, own)
-        for location, names in elsewhere.items():
-            if any(at.topic in names for at in wanted):
+        for location, specs in elsewhere.items():
+            read = [spec for spec in specs if any(at.topic == spec.name for at in wanted)]
+            if read:
                 try:
                     async with reach(location, foreign=True) as other:
-                        bounds |= await _bounds(other, wanted, names)
+                        for spec in read:
+                            bounds |= await _bounds(foreign_topic(other, spec), wanted, {spec.name})
                 except StreamsError as error:  # the rest is worth showing
                     report(error)
         refs = await task_refs_on(log, app.name)
@@ -102,7 +106,7 @@ def _inputs(blueprint: Blueprint) -> list[tuple[str, TopicPartition]]:
     return inputs
 
 
-async def _bounds(log: ToolLog, wanted: list[TopicPartition], names: set[str]) -> dict[TopicPartition, Bounds]:
+async def _bounds(log: Askable, wanted: list[TopicPartition], names: set[str]) -> dict[TopicPartition, Bounds]:
     """First and end of those partitions that are of these topics, where the log has them."""
     there = {name: info.spec.partitions for name, info in (await log.topics(names)).items()}
     return dict(await log.bounds([at for at in wanted if at.partition < there.get(at.topic, 0) and at.topic in names]))

@@ -38,6 +38,7 @@ class TopicSpec:
     config: (name, value) settings that only the log itself understands; others pass them over.
     location: URL of the foreign log or transport that holds it; "" for the app's own log.
     address: of a topic at an edge (``core.edge``), what it is called there: a subject, a topic filter; "" on a log.
+    there: what a topic on a foreign log is called there, where the app calls it otherwise; else "".
     owner: of internal kinds, the app that writes and reads it; a log that keeps each app apart goes by it.
     """
 
@@ -51,7 +52,13 @@ class TopicSpec:
     timestamps: Literal["create", "append"] = "create"
     config: tuple[tuple[str, str], ...] = ()
     address: str = ""
+    there: str = ""
     owner: str = field(default="", compare=False)
+
+    @property
+    def name_there(self) -> str:
+        """What it is called on the log that holds it."""
+        return self.there or self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +140,25 @@ class Source(Protocol):
         ...
 
 
+class Foreign(Source, Protocol):
+    """What is asked of a log that holds topics of an app whose own log is another."""
+
+    @property
+    def url(self) -> str:
+        """Where it is, without secrets."""
+        ...
+
+    async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
+        """Create what is missing; raise TopicMismatch, naming both values, where one exists otherwise."""
+        ...
+
+    def partition_for(self, key: bytes, partitions: int) -> int:
+        """The partition of a key among ``partitions``: the log's native partitioner, the same for every writer."""
+        ...
+
+    async def close(self) -> None: ...
+
+
 class TaskWriter(Protocol):
     """The right to commit for one task, until somebody else fences it."""
 
@@ -155,13 +181,8 @@ class TaskWriter(Protocol):
     async def close(self) -> None: ...
 
 
-class Log(Source, Protocol):
+class Log(Foreign, Protocol):
     """Commit point and coordinator of an app.  Each implementation passes ``streams.testing`` LogContract."""
-
-    @property
-    def url(self) -> str:
-        """Where it is, without secrets."""
-        ...
 
     @property
     def identity(self) -> str:
@@ -173,12 +194,6 @@ class Log(Source, Protocol):
 
     async def open(self) -> None:
         """Connect or take the lock.  Raises LogLocked, LogUnavailable, LogCorrupt, ConfigurationError."""
-        ...
-
-    async def close(self) -> None: ...
-
-    async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
-        """Create what is missing; raise TopicMismatch, naming both values, where one exists otherwise."""
         ...
 
     async def delete_topics(self, names: Collection[str]) -> None:
@@ -225,10 +240,6 @@ class Log(Source, Protocol):
         """Below this position tombstones may be gone: a store older than it must be rebuilt, not resumed.
 
         Without I/O: as it was when ``bounds`` were asked for, or when a reader of the partition last looked."""
-        ...
-
-    def partition_for(self, key: bytes, partitions: int) -> int:
-        """The partition of a key among ``partitions``: the log's native partitioner, the same for every writer."""
         ...
 
 
@@ -280,6 +291,7 @@ __all__ = [
     "Commit",
     "Counts",
     "Fetched",
+    "Foreign",
     "Log",
     "Position",
     "Reader",

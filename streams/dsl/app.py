@@ -17,6 +17,7 @@ from streams.core.capability import GuaranteeName
 from streams.core.duration import Duration, parse_duration_ms
 from streams.core.graph import Graph, Node
 from streams.core.log import TopicInfo, TopicSpec
+from streams.core.message import Message
 from streams.core.policy import Action
 from streams.core.spread import How
 from streams.core.state import StateSpec
@@ -131,6 +132,10 @@ class App:
     def topic(self, name: str, *, value: Kind[V], **settings: Unpack[TopicSettings]) -> Topic[str, V]: ...
     @overload
     def topic(
+        self, name: str, *, key: Callable[[Message], K], value: Kind[V], **settings: Unpack[TopicSettings]
+    ) -> Topic[K, V]: ...
+    @overload
+    def topic(
         self, name: str, *, key: Any = None, value: UnionType | None = None, **settings: Unpack[TopicSettings]
     ) -> Topic[Any, Any]: ...
     def topic(
@@ -146,10 +151,15 @@ class App:
         partitioner: How = "key",
         timestamps: Literal["create", "append"] | None = None,
         config: Mapping[str, object] | None = None,
+        label: str | None = None,
+        qos: Literal[0, 1, 2] | None = None,
+        retain: bool | None = None,
     ) -> Topic[Any, Any]:
-        """A topic on the app's log, created at start if it isn't there; or ``<log>/<topic>`` on another log.
+        """A topic on the app's log, created at start if it isn't there; or ``<log>/<topic>`` on another log; or what a
+        transport calls one, ``nats://host/alerts.{key}``, ``mqtt://host/plant/+/temperature?qos=2``.
 
-        key: str by default, bytes, int, …  value: the type of its values; without one, plain JSON.
+        key: its type, str by default, bytes, int, …; or, for what a transport brings, a function from the message as it
+        came to its key, ``lambda m: m.topic.split("/")[1]``.  value: the type of its values; without one, plain JSON.
         partitions: of one that is created, the app's by default, or as many as a topic has with which it is joined.
         retention, retention_bytes: how long or how much is kept; everything by default.  compact: only the last
         record of each key is kept.
@@ -157,6 +167,8 @@ class App:
         "random", or a function of the key's bytes (or None) and the number of partitions.
         timestamps: "create", as sent, or "append", when the log got them, for which it takes Kafka.  config: settings
         of the topic by Kafka's own names, ``{"max.message.bytes": 2_000_000}``; other logs pass them over.
+        label: what the app calls a topic on another log or at a transport, where its own name is taken.
+        qos, retain: of MQTT, the same as in its URL.
         Where the topic exists, what isn't given here is as it is there, and what is given has to be equal: else the
         worker doesn't start (TopicMismatch).  The same name gives the same topic; other settings raise
         ConfigurationError.
@@ -173,6 +185,9 @@ class App:
             partitioner=partitioner,
             timestamps=timestamps,
             config=config,
+            label=label,
+            qos=qos,
+            retain=retain,
         )
 
     @overload

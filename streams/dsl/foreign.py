@@ -47,8 +47,14 @@ class Journal:
         return [f"{self.topic.name}-{partition}" for partition in range(self.topic.partitions)]
 
 
-EDGES = frozenset({"nats", "mqtt", "mqtts", "ws", "wss"})
-"""Schemes of transports that aren't logs."""
+EDGES = {
+    "nats": "Nats-Subject",
+    "mqtt": "Mqtt-Topic",
+    "mqtts": "Mqtt-Topic",
+    "ws": "Mqtt-Topic",
+    "wss": "Mqtt-Topic",
+}
+"""Schemes of transports that aren't logs, and the header in which a message of each names where it came."""
 _WORDS = {"*": "any", "+": "any", ">": "all", "#": "all"}
 
 
@@ -71,6 +77,11 @@ def split_edge(name: str) -> tuple[str, str] | None:
             f"nats://localhost/alerts.{{key}} or mqtt://localhost/alerts/{{key}}"
         )
     return f"{scheme}://{host}{mark}{settings}", address
+
+
+def topic_header(location: str) -> str:
+    """The header that names where a message at an edge came; "" for what lies on a log."""
+    return EDGES.get(location.partition(":")[0], "")
 
 
 def edge_label(address: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from streams.core.duration import Duration, parse_duration_ms
@@ -14,6 +15,7 @@ from streams.core.log import TopicSpec
 from streams.core.policy import Action, ErrorPolicy
 from streams.core.state import StateSpec
 from streams.dsl.codec import Codec, value_codec
+from streams.dsl.foreign import topic_header
 from streams.dsl.keys import key_codec, ordered_key_codec
 from streams.dsl.naming import check_name
 from streams.dsl.running import TableView
@@ -64,7 +66,7 @@ def read(
     def one(named: Topic[Any, Any] | str) -> Stream[Any, Any]:
         source = app.topic(named, key=key, value=value) if isinstance(named, str) else named
         policy = _policy(app, source.name, on_error, dead_letters)
-        node = node_for(source.name, app.inlet(source.spec), source.value_codec, policy)
+        node = _keyed(node_for(source.name, app.inlet(source.spec), source.value_codec, policy), source)
         settings = (timestamp, node.slack_ms, idle_after, policy, on_lost, node.start)
         known = app.sources.get(source.name)
         if known is not None:
@@ -158,6 +160,7 @@ def _feed(app: App, table: Table[Any, Any], topic: Topic[Any, Any]) -> None:
     reader = Source(
         name=topic.name, topic=app.inlet(topic.spec), decode=topic.value_codec.decode, timed=False, tombstones=True
     )
+    reader = _keyed(reader, topic)
     app.add(reader)
     stream: Stream[Any, Any] = Stream(
         app, reader, topic.name, topic.spec.partitions, topic.key_codec, topic.value_type, ErrorPolicy()
@@ -171,6 +174,13 @@ def _feed(app: App, table: Table[Any, Any], topic: Topic[Any, Any]) -> None:
         )
     )
     app.sources[topic.name] = (stream, None)
+
+
+def _keyed(node: Source, topic: Topic[Any, Any]) -> Source:
+    """The node, with the function that finds the topic's keys, where it has one."""
+    if topic.key_of is None:
+        return node
+    return replace(node, key=topic.read_key, topic_header=topic_header(topic.spec.location))
 
 
 def _unchanged(value: Any) -> Any:

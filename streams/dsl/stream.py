@@ -134,8 +134,7 @@ class Stream(Generic[K, V]):
                 upstream=(self.node,),
                 policy=self.policy,
                 topic=topic,
-                key=fn,
-                encode_key=keys.encode,
+                key=_encoded(fn, keys.encode),
                 encode=values.encode,
             )
         )
@@ -182,11 +181,21 @@ class Stream(Generic[K, V]):
         """The same stream, under a name that later operators derive theirs from."""
         return dataclasses.replace(self, label=name)
 
-    def to(self, topic: Topic[Any, Any] | str) -> None:
-        """Write the values to a topic, in the commit of the task; a None is written as a tombstone."""
-        target = self.app.topic(topic, key=self.keys, value=self._plain()) if isinstance(topic, str) else topic
+    def to(self, topic: Topic[Any, Any] | str, *, key: Callable[[V], Any] | None = None) -> None:
+        """Write the values to a topic, in the commit of the task; a None is written as a tombstone.
+
+        key: each is written under ``key(value)`` and not under the stream's key.  Where ``{key}`` stands in the address
+        of a transport's topic (``mqtt://host/{key}``), that says where it goes.
+        """
+        if isinstance(topic, str):
+            keys: Any = self.keys if key is None else returned_type(key, None)
+            target: Topic[Any, Any] = self.app.topic(topic, key=keys, value=self._plain())
+        else:
+            target = topic
         recode = None
-        if target.key_codec.schema != self.keys.schema:
+        if key is not None:
+            check_plain(key, f"{self.label}: to {target.name}")
+        elif target.key_codec.schema != self.keys.schema:
             decode, encode = self.keys.decode, target.key_codec.encode
 
             def recode(key: bytes) -> bytes:
@@ -199,6 +208,7 @@ class Stream(Generic[K, V]):
                 policy=self.policy,
                 topic=self.app.outlet(target.spec),
                 encode=target.value_codec.encode,
+                key=None if key is None else _encoded(key, target.key_codec.encode),
                 recode_key=recode,
             )
         )
@@ -350,6 +360,10 @@ def _shown(table: Table[Any, Any], join: Callable[[Any, Any], Any]) -> Callable[
         return join
     result = table.result
     return lambda value, row: join(value, None if row is None else result(row))
+
+
+def _encoded(key: Callable[[Any], Any], encode: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    return lambda value: encode(key(value))
 
 
 def _pair(value: Any, row: Any) -> tuple[Any, Any]:

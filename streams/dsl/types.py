@@ -47,6 +47,9 @@ class TopicSettings(TypedDict, total=False):
     partitioner: How
     timestamps: Literal["create", "append"] | None
     config: Mapping[str, object] | None
+    label: str | None
+    qos: Literal[0, 1, 2] | None
+    retain: bool | None
 
 
 class StreamSettings(TypedDict, total=False):

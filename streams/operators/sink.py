@@ -28,6 +28,13 @@ def _encode_optional(encode: Callable[[Any], bytes]) -> Callable[[Any], bytes | 
     return encode_one
 
 
+def _keyed(context: TaskContext, batch: Batch, key: Callable[[Any], bytes], node: Operator) -> Batch:
+    """The batch under the keys that ``key`` computes of its values."""
+    keys, failed = map_batch(key, batch.values)
+    keyed = Batch(keys, batch.values, batch.times, batch.rows, batch.origin)
+    return context.failures.drop(keyed, failed, node.name, node.policy) if failed else keyed
+
+
 def _send(context: TaskContext, topic: str, batch: Batch, node: Operator) -> None:
     """Send encoded values, with the headers of the records that they come from; what is too large meets the policy."""
     while True:
@@ -42,11 +49,13 @@ def _send(context: TaskContext, topic: str, batch: Batch, node: Operator) -> Non
 class Sink(Operator):
     """Writes to ``topic``; a value of None is written as a tombstone.
 
+    key: a value to the key that it is written under, encoded; None keeps that of the stream.
     recode_key: the stream's key bytes to the topic's, where the two differ.
     """
 
     topic: TopicSpec
     encode: Callable[[Any], bytes]
+    key: Callable[[Any], bytes] | None = None
     recode_key: Callable[[bytes], bytes] | None = None
 
     @property
@@ -68,6 +77,8 @@ class _SinkWork:
 
     def process(self, batch: Batch) -> None:
         node = self._node
+        if node.key is not None:
+            batch = _keyed(self._context, batch, node.key, node)
         encode = self._encode_or_none if has_none(batch.values) else node.encode
         encoded, failed = map_batch(encode, batch.values)
         out = batch.with_values(encoded)
@@ -84,11 +95,10 @@ class _SinkWork:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Repartition(Operator):
-    """Writes to the internal ``topic`` under the key that ``key`` computes of each value."""
+    """Writes to the internal ``topic`` under the key, encoded, that ``key`` computes of each value."""
 
     topic: TopicSpec
-    key: Callable[[Any], Any]
-    encode_key: Callable[[Any], bytes]
+    key: Callable[[Any], bytes]
     encode: Callable[[Any], bytes]
 
     @property
@@ -99,13 +109,10 @@ class Repartition(Operator):
         return f"key_by → {self.topic.name}"
 
     def build(self, context: TaskContext, emit: Emit) -> Processor:
-        encode, encode_key, key = self.encode, self.encode_key, self.key
+        encode, key = self.encode, self.key
 
         def work(batch: Batch) -> None:
-            keys, failed = map_batch(lambda value: encode_key(key(value)), batch.values)
-            keyed = Batch(keys, batch.values, batch.times, batch.rows, batch.origin)
-            if failed:
-                keyed = context.failures.drop(keyed, failed, self.name, self.policy)
+            keyed = _keyed(context, batch, key, self)
             encoded, failed = map_batch(encode, keyed.values)
             out = keyed.with_values(encoded)
             if failed:

@@ -17,7 +17,8 @@ from streams.core.graph import Emit, Start
 from streams.core.inputs import Decoded
 from streams.core.log import TopicSpec
 from streams.core.mapping import FAILED, decode_batch, has_none, map_batch
-from streams.core.record import Fetched
+from streams.core.message import Message
+from streams.core.record import Fetched, Headers
 from streams.operators.base import Operator
 
 
@@ -25,7 +26,9 @@ from streams.operators.base import Operator
 class Source(Operator):
     """Reads ``topic``.
 
-    decode: bytes to value.  timestamp: value to event time, None takes the record's own.
+    decode: bytes to value.  key: a record as it came to the key that it is read under, encoded; None keeps its own.
+    topic_header: which header names the topic that a transport had it on.
+    timestamp: value to event time, None takes the record's own.
     timed, aligned: see ``core.graph.SourceNode``.
     on_lost: what to do when records were removed before they were read.  start: where to begin without a position.
     tombstones: True hands records without a value on as None (tables); else they are counted and left out.
@@ -33,6 +36,8 @@ class Source(Operator):
 
     topic: TopicSpec
     decode: Callable[[bytes], Any]
+    key: Callable[[Message], bytes] | None = None
+    topic_header: str = ""
     timestamp: Callable[[Any], Any] | None = None
     slack_ms: int = 0
     idle_after_ms: int | None = None
@@ -79,14 +84,27 @@ class SourceWork:
             before = len(values)
             keys, values, times, rows = _keep(keys, values, times, rows, [raw[row - first] is not None for row in rows])
             self._context.count("tombstones", before - len(values))
+        if node.key is not None:
+            found, failed = map_batch(node.key, [self._message(fetched, row) for row in rows])
+            keys = found
+            if failed:
+                failures += [(rows[index], error, "key") for index, error in failed]
+                keys, values, times, rows = _keep(keys, values, times, rows, [key is not FAILED for key in found])
         if node.timestamp is not None:
             found, failed = map_batch(_event_time, [node.timestamp] * len(values), values)
             times = found
             if failed:
                 failures += [(rows[index], error, "timestamp") for index, error in failed]
-                failures.sort(key=lambda failure: failure[0])
                 keys, values, times, rows = _keep(keys, values, times, rows, [time is not FAILED for time in found])
+        failures.sort(key=lambda failure: failure[0])
         return Decoded(keys, values, times, rows, failures)
+
+    def _message(self, fetched: Fetched, row: int) -> Message:
+        records = fetched.records
+        headers: Headers = (records.headers[row] if records.headers is not None else None) or ()
+        key = records.keys[row]
+        topic = next((content for name, content in headers if name == self._node.topic_header), key or b"")
+        return Message(topic.decode(errors="replace"), key, records.values[row], records.timestamps[row], headers)
 
     def failed(self, origin: Origin, failures: Sequence[tuple[int, Exception, str]]) -> None:
         for row, error, operator in failures:

@@ -15,7 +15,7 @@ import time
 import msgspec
 
 from streams.core.checkpoint import Checkpoint, claimed, decode_checkpoint, encode_checkpoint, partition_key
-from streams.core.log import Commit, Log, Reader, Sink, SinkWriter, TaskRef, TaskWriter
+from streams.core.log import Commit, Foreign, Log, Reader, Sink, SinkWriter, TaskRef, TaskWriter
 from streams.core.record import Position, TopicPartition
 from streams.core.spread import BY_KEY, How, Spread
 from streams.dsl.foreign import Outbox
@@ -43,7 +43,7 @@ class Delivery:
         ref: TaskRef,
         log: Log,
         sink: Sink,
-        target: Log,
+        target: Foreign,
         outbox: Outbox,
         partition: int,
         topology: int,

@@ -95,7 +95,7 @@ def place_of(spec: TopicSpec) -> str:
     if not spec.location:
         return spec.name
     place, mark, settings = without_secrets(spec.location).partition("?")
-    return f"{place}/{spec.address or spec.name}{mark}{settings}"
+    return f"{place}/{spec.address or spec.name_there}{mark}{settings}"
 
 
 def short_name(app: App, name: str) -> str:

@@ -12,9 +12,10 @@ from dataclasses import replace
 
 from streams.connectors.log_sink import sink_on
 from streams.connectors.registry import open_edge, open_foreign
+from streams.connectors.renamed import ForeignTopic, foreign_topic
 from streams.core.capability import derive_sink, derive_source, require
 from streams.core.edge import Edge
-from streams.core.log import Log, TaskRef, TopicSpec
+from streams.core.log import Foreign, Log, TaskRef, TopicSpec
 from streams.core.spread import BY_KEY
 from streams.dsl.app import App
 from streams.dsl.blueprint import Blueprint
@@ -37,19 +38,20 @@ class Outside:
     def __init__(
         self, app: App, connect: Callable[[str], Log] = open_foreign, connect_edge: Callable[[str], Edge] = open_edge
     ) -> None:
-        self.logs: dict[str, Log] = {}
+        self.logs: dict[str, Log | ForeignTopic] = {}
         self.edges: dict[str, Edge] = {}
+        self._opened: dict[str, Log] = {}
         self._app = app
         self._connect = connect
         self._connect_edge = connect_edge
 
     async def open(self, blueprint: Blueprint) -> None:
-        logs: dict[str, Log] = {}
         for spec in blueprint.foreign_topics:
-            if spec.location not in logs:
-                logs[spec.location] = self._connect(spec.location)
-                await logs[spec.location].open()
-            self.logs[spec.name] = logs[spec.location]
+            if spec.location not in self._opened:
+                log = self._connect(spec.location)
+                await log.open()
+                self._opened[spec.location] = log
+            self.logs[spec.name] = foreign_topic(self._opened[spec.location], spec)
         edges: dict[str, Edge] = {}
         for spec in blueprint.edge_topics:
             if spec.location not in edges:
@@ -58,7 +60,7 @@ class Outside:
             self.edges[spec.name] = edges[spec.location]
 
     async def close(self) -> None:
-        for log in {id(log): log for log in self.logs.values()}.values():
+        for log in self._opened.values():
             await log.close()
         for edge in {id(edge): edge for edge in self.edges.values()}.values():
             await edge.close()
@@ -85,7 +87,7 @@ class Outside:
     def _say(self, edge: str, why: str) -> None:
         logger.info("app %s: %s: %s", self._app.name, edge, why)
 
-    async def _check_source(self, log: Log, spec: TopicSpec) -> None:
+    async def _check_source(self, log: Foreign, spec: TopicSpec) -> None:
         require(self._app.guarantee, place_of(spec), derive_source(log.capabilities))
         info = (await log.topics([spec.name])).get(spec.name)
         if info is not None and info.spec.partitions != spec.partitions:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from streams.core.duration import format_duration_ms
-from streams.core.log import Append, Log, TopicSpec
+from streams.core.log import Append, Foreign, Log, TopicSpec
 from streams.core.record import TopicPartition
 from streams.dsl.app import App
 from streams.dsl.blueprint import Blueprint
@@ -22,7 +22,7 @@ __all__ = ["Expiry", "watch_expiry"]
 logger = logging.getLogger("streams")
 
 
-async def watch_expiry(app: App, log: Log, foreign: Mapping[str, Log], now_ms: int) -> Expiry:
+async def watch_expiry(app: App, log: Log, foreign: Mapping[str, Foreign], now_ms: int) -> Expiry:
     """What looks out for results that are dropped; what can be foreseen is told at once, in a line a topic.
 
     Called when all topics are there.  foreign: by topic, the log of those that lie elsewhere.
@@ -42,7 +42,9 @@ async def watch_expiry(app: App, log: Log, foreign: Mapping[str, Log], now_ms: i
     return Expiry(kept)
 
 
-async def _source_with_older(blueprint: Blueprint, log: Log, foreign: Mapping[str, Log], than_ms: int) -> str | None:
+async def _source_with_older(
+    blueprint: Blueprint, log: Log, foreign: Mapping[str, Foreign], than_ms: int
+) -> str | None:
     """A topic that the app reads and that holds records from before."""
     for subtopology in blueprint.subtopologies:
         for node in subtopology.sources:
@@ -53,7 +55,7 @@ async def _source_with_older(blueprint: Blueprint, log: Log, foreign: Mapping[st
     return None
 
 
-async def _holds_older(spec: TopicSpec, log: Log, than_ms: int) -> bool:
+async def _holds_older(spec: TopicSpec, log: Foreign, than_ms: int) -> bool:
     if not log.capabilities.expires_by_timestamp:
         return False  # it would have to be read through
     partitions = [TopicPartition(spec.name, number) for number in range(spec.partitions)]

@@ -78,7 +78,7 @@ class TestDriver:
         for spec in [*blueprint.foreign_topics, *blueprint.edge_topics]:
             log = self._connect(spec.location)
             await log.open()
-            await log.create_topics([replace(spec, location="", address="")])
+            await log.create_topics([replace(spec, name=spec.name_there, location="", address="", there="")])
             await log.close()
 
     def _connect(self, location: str) -> MemoryLog:
@@ -176,9 +176,8 @@ class TestDriver:
         found = []
         for number in range(target.spec.partitions):
             at = TopicPartition(target.name, number)
-            while (
-                batch := self._logs[target.spec.location].broker.partition(at).read(self._read.get(at, 0), 1000)
-            ) is not None:
+            held = self._logs[target.spec.location].broker.partition(TopicPartition(target.spec.name_there, number))
+            while (batch := held.read(self._read.get(at, 0), 1000)) is not None:
                 self._read[at] = batch.next_offset
                 found.extend(_decoded(target, batch.records))
         return found
@@ -204,10 +203,8 @@ class TestDriver:
 
     def _append(self, topic: Topic[Any, Any], appends: Sequence[Append]) -> None:
         journal = self.app.journals.get(topic.name)
-        if journal is not None:  # as if it had come from there
-            appends = [
-                Append(TopicPartition(journal.topic.name, each.partition.partition), each.records) for each in appends
-            ]
+        name = topic.spec.name_there if journal is None else journal.topic.name  # as if it had come from there
+        appends = [Append(TopicPartition(name, each.partition.partition), each.records) for each in appends]
         self._run(self._to(topic.spec.location if journal is None else "", appends))
         self._settle()
 

@@ -6,6 +6,7 @@ import pytest
 
 from streams import App
 from streams.core.capability import Capabilities
+from streams.core.message import Message
 from streams.dsl.foreign import edge_label, split_edge
 from streams.errors import ConfigurationError
 from streams.runtime.explain import explain
@@ -105,3 +106,78 @@ def test_a_table_can_follow_a_subject() -> None:
         t.send("prices.any", 5, key="prices.apple")
         t.send("prices.any", 6, key="prices.apple")
         assert t.table("prices") == {"prices.apple": 6}
+
+
+def test_a_function_finds_the_key_of_what_a_transport_brings() -> None:
+    app = App("plant")
+    readings = app.topic(
+        "mqtt://localhost/plant/+/temperature", qos=2, value=float, key=lambda m: m.topic.split("/")[1]
+    )
+    app.stream(readings).count(name="readings")
+    with TestDriver(app) as t:
+        t.send("plant.any.temperature", 95.0, key="plant/oven/temperature")
+        t.send("plant.any.temperature", 90.0, key="plant/oven/temperature", headers={"Mqtt-Topic": "plant/hall/x"})
+        assert t.table("readings") == {"oven": 1, "hall": 1}
+    assert readings.spec.location == "mqtt://localhost?qos=2"
+
+
+def test_a_function_for_the_key_gives_its_type_by_its_annotation() -> None:
+    def sensor(message: Message) -> int:
+        return int(message.topic.rpartition("/")[2])
+
+    app = App("plant")
+    app.table("latest", source=app.topic("mqtt://localhost/plant/+", value=float, key=sensor))
+    with TestDriver(app) as t:
+        t.send_bytes("plant.any", b"1.5", key=b"plant/7")
+        assert t.table("latest") == {7: 1.5}
+
+
+def test_a_message_whose_key_isn_t_found_meets_the_policy() -> None:
+    app = App("plant")
+    readings = app.topic("mqtt://localhost/plant/+", value=float, key=lambda m: m.topic.split("/")[5])
+    app.stream(readings, on_error="dead_letter").to("kept")
+    with TestDriver(app) as t:
+        t.send_bytes("plant.any", b"1.5", key=b"plant/7")
+        assert t.outputs("kept") == []
+        assert t.outputs("plant.any.dead-letters") == [(b"plant/7", b"1.5")]
+
+
+def test_a_function_as_key_is_refused_on_a_log() -> None:
+    with pytest.raises(ConfigurationError, match=r"orders: a function as key is for topics of a transport"):
+        App("shop").topic("orders", key=lambda m: m.topic, value=int)
+
+
+def test_settings_of_mqtt_may_be_given_by_name() -> None:
+    app = App("plant")
+    topic = app.topic("mqtt://localhost/alerts/{key}?version=3.1.1", qos=1, retain=True)
+    assert topic.spec.location == "mqtt://localhost?version=3.1.1&qos=1&retain=true"
+    with pytest.raises(ConfigurationError, match=r"kafka://localhost/orders: qos=1 is a setting of topics of MQTT"):
+        app.topic("kafka://localhost/orders", qos=1)
+
+
+def test_two_addresses_that_come_to_one_name_get_two_by_a_label() -> None:
+    app = App("plant")
+    app.topic("mqtt://north/heat")
+    with pytest.raises(ConfigurationError, match=r"'heat'.*mqtt://north and mqtt://south.*label='heat-2'"):
+        app.topic("mqtt://south/heat")
+    assert app.topic("mqtt://south/heat", label="south-heat").name == "south-heat"
+
+
+def test_values_are_written_under_a_key_that_a_function_finds() -> None:
+    app = App("plant")
+    orders = app.stream("orders")
+    orders.to("by-customer", key=lambda order: order["customer"])
+    orders.to(app.topic("mqtt://localhost/{key}", qos=1), key=lambda order: f"shops/{order['shop']}/sold")
+    with TestDriver(app) as t:
+        t.send("orders", {"customer": "ada", "shop": 3}, key="1")
+        assert t.outputs("by-customer") == [("ada", {"customer": "ada", "shop": 3})]
+        assert t.outputs("key") == [("shops/3/sold", {"customer": "ada", "shop": 3})]
+
+
+def test_a_value_without_the_key_that_it_is_written_under_meets_the_policy() -> None:
+    app = App("plant")
+    app.stream("orders", on_error="dead_letter").to("by-customer", key=lambda order: order["customer"])
+    with TestDriver(app) as t:
+        t.send("orders", {"shop": 3}, key="1")
+        assert t.outputs("by-customer") == []
+        assert [value for _, value in t.outputs("orders.dead-letters")] == [b'{"shop":3}']
