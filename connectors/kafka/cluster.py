@@ -146,17 +146,20 @@ class Cluster:
         async with self._locks.setdefault((number, lane), asyncio.Lock()):
             node = self._nodes.get(number)
             if self._closed or node is None:
-                why = "the log is closed" if self._closed else f"broker {number} isn't known any more"
-                raise LogUnavailable(f"{self.url}: {why}")
+                raise self._unknown(number)
             connection = node.connections.get(lane)
             if connection is not None and connection.connected():
                 return connection
             connection = await self._connect(node.host, node.port)
-            if self._closed:
+            if self._closed or self._nodes.get(number) is not node:  # nobody would ever close it
                 self._hang_up(connection)
-                raise LogUnavailable(f"{self.url}: the log is closed")
+                raise self._unknown(number)
             node.connections[lane] = connection
             return connection
+
+    def _unknown(self, number: int) -> LogUnavailable:
+        why = "the log is closed" if self._closed else f"broker {number} isn't known any more"
+        return LogUnavailable(f"{self.url}: {why}")
 
     async def _connect(self, host: str, port: int) -> AIOKafkaConnection:
         return await open_connection(self.config, host, port)

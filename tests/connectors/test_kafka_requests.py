@@ -1,0 +1,102 @@
+"""What the Kafka connector asks brokers for, and what it makes of answers that real ones give at bad moments only."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from streams.connectors.kafka.cluster import Cluster, TopicMetadata
+from streams.connectors.kafka.config import parse_url
+from streams.core.record import Records, TopicPartition
+from streams.errors import LogUnavailable
+
+AT = TopicPartition("orders", 0)
+OLD_MS = 1
+Answer = Callable[[Any], Any]
+
+
+class Scripted(Cluster):
+    """A cluster whose answers the test gives: ``answer`` returns one for a request, or raises."""
+
+    def __init__(self, answer: Answer, query: str = "") -> None:
+        super().__init__(parse_url(f"kafka://broker?{query}", {}))
+        self.answer = answer
+        self.asked: list[str] = []
+        self.dropped: set[str] = set()
+        self.known = {AT.topic}
+
+    async def send(self, node: int, request: Any, lane: str = "", *, answered: bool = True) -> Any:
+        assert lane not in self.dropped, f"{type(request).__name__} by a lane that was dropped"
+        self.asked.append(type(request).__name__)
+        found = self.answer(request)
+        return await found if asyncio.iscoroutine(found) else found
+
+    async def refresh(self, names: Collection[str] | None) -> Mapping[str, TopicMetadata]:
+        found = {name: TopicMetadata("id", {0: 1}) for name in sorted(names or ()) if name in self.known}
+        self._topics.update(found)
+        return found
+
+    def any_node(self) -> int:
+        return 1
+
+    async def leaders(self, partitions: Collection[TopicPartition], **_: Any) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, 1)
+
+    async def coordinator(self, key: str, kind: int) -> int:
+        return 1
+
+    def drop(self, lane: str) -> None:
+        self.dropped.add(lane)
+
+
+def records(at_ms: int | None = None) -> Records:
+    return Records([None], [b"value"], [time.time_ns() // 1_000_000 if at_ms is None else at_ms])
+
+
+def produced(code: int, offset: int = 0) -> Any:
+    return SimpleNamespace(topics=[(AT.topic, [(AT.partition, code, offset, -1)])])
+
+
+def in_turn(*answers: Any) -> Answer:
+    left = list(answers)
+
+    def answer(_: Any) -> Any:
+        found = left.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    return answer
+
+
+# ── connections ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_connection_to_a_broker_that_is_dropped_while_it_is_made_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+
+    async def run() -> None:
+        class Connection:
+            def close(self, reason: Any = None) -> asyncio.Future[None]:
+                closed.append("yes")
+                done = asyncio.get_running_loop().create_future()
+                done.set_result(None)
+                return done
+
+        async def connect(self: Cluster, host: str, port: int) -> Any:
+            self.drop_seeds()  # another request has found the cluster meanwhile
+            return Connection()
+
+        monkeypatch.setattr(Cluster, "_connect", connect)
+        cluster = Cluster(parse_url("kafka://broker", {}))
+        with pytest.raises(LogUnavailable, match="isn't known any more"):
+            await cluster.open()
+        await cluster.close()
+
+    asyncio.run(run())
+    assert closed, "nobody has it, and it is open"
