@@ -12,9 +12,9 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaError
@@ -27,9 +27,10 @@ from streams.connectors.kafka.wire import MetadataRequest
 from streams.core.record import TopicPartition
 from streams.errors import ConfigurationError, LogUnavailable
 
-__all__ = ["GROUP", "TRANSACTION", "Cluster", "TopicMetadata", "Unanswered"]
+__all__ = ["GROUP", "TRANSACTION", "Cluster", "TopicMetadata", "Unanswered", "together"]
 
 logger = logging.getLogger("streams")
+T = TypeVar("T")
 
 GROUP, TRANSACTION = 0, 1
 """Kinds of coordinators."""
@@ -47,6 +48,21 @@ logging.getLogger("aiokafka").propagate = False
 
 class Unanswered(LogUnavailable):
     """A request was sent and no answer came: it may have been carried out."""
+
+
+async def together(*work: Coroutine[Any, Any, T]) -> list[T]:
+    """Requests side by side.  When one fails, the others are cancelled and have ended before its error is raised.
+
+    Left to themselves they would go on, by a connection that is made for a lane which its owner has dropped.
+    """
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 @dataclass(frozen=True, slots=True)

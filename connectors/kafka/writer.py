@@ -26,9 +26,9 @@ from aiokafka.protocol.transaction import (
 )
 
 from streams.connectors.kafka.checkpoints import checkpoint_partition, last_checkpoint
-from streams.connectors.kafka.cluster import GROUP, TRANSACTION
+from streams.connectors.kafka.cluster import GROUP, TRANSACTION, together
 from streams.connectors.kafka.faults import COORDINATOR_MOVED, MOVED, Code, error_for, name_of
-from streams.connectors.kafka.producer import Session, open_session, position_behind
+from streams.connectors.kafka.producer import Runs, Session, open_session, position_behind
 from streams.core.log import Append, Commit
 from streams.core.membership import TaskRef
 from streams.core.record import Positions, Records, TopicPartition
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["KafkaTaskWriter", "by_partition", "fence"]
 
 RETRY_S = 0.005
-Check = Callable[[Commit], None]
+Check = Callable[[Commit], object]
 
 
 async def fence(cluster: Cluster, offsets: Offsets, task: TaskRef, check: Check) -> KafkaTaskWriter:
@@ -118,11 +118,13 @@ class KafkaTaskWriter:
     ) -> Positions:
         parts = by_partition(appends)
         parts[self._at] = Records([self._task.name.encode()], [checkpoint], [time.time_ns() // 1_000_000])
+        runs: dict[TopicPartition, Runs] = {}
         try:
             async with asyncio.timeout(self._cluster.config.transaction_timeout_ms / 1000):
                 await self._add(list(parts), bool(positions))
-                runs, _ = await asyncio.gather(
-                    self._session.produce(parts, patience_s=self._patience_s), self._add_positions(positions)
+                await together(
+                    self._session.produce(parts, patience_s=self._patience_s, runs=runs),
+                    self._add_positions(positions),
                 )
         except CommitUnknown as error:
             # Without its end no transaction is committed, whatever became of its batches.
@@ -145,7 +147,7 @@ class KafkaTaskWriter:
         if offsets:
             group = AddOffsetsToTxnRequest(name, *producer, self._task.group)
             requests.append(self._ask(group, lambda r: (r.error_code,)))
-        await asyncio.gather(*requests)
+        await together(*requests)
 
     async def _ask(self, request: Any, codes: Callable[[Any], Any]) -> None:
         """A request to the transaction's coordinator.  Waits while the former transaction is being completed."""

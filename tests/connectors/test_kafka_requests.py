@@ -12,8 +12,13 @@ import pytest
 
 from streams.connectors.kafka.cluster import Cluster, TopicMetadata
 from streams.connectors.kafka.config import parse_url
-from streams.core.record import Records, TopicPartition
-from streams.errors import LogUnavailable
+from streams.connectors.kafka.faults import Code
+from streams.connectors.kafka.producer import Session
+from streams.connectors.kafka.writer import KafkaTaskWriter
+from streams.core.log import Commit
+from streams.core.membership import TaskRef
+from streams.core.record import Position, Records, TopicPartition
+from streams.errors import Fenced, LogUnavailable
 
 AT = TopicPartition("orders", 0)
 OLD_MS = 1
@@ -72,6 +77,49 @@ def in_turn(*answers: Any) -> Answer:
         return found
 
     return answer
+
+
+# ── commits ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("fails", ["AddPartitionsToTxnRequest", "AddOffsetsToTxnRequest", "ProduceRequest"])
+def test_a_commit_that_fails_leaves_nothing_behind_that_goes_on_asking(fails: str) -> None:
+    busy = {
+        "AddPartitionsToTxnRequest": SimpleNamespace(errors=[("orders", [(0, Code.CONCURRENT_TRANSACTIONS)])]),
+        "AddOffsetsToTxnRequest": SimpleNamespace(error_code=Code.CONCURRENT_TRANSACTIONS),
+        "TxnOffsetCommitRequest": SimpleNamespace(errors=[("orders", [(0, Code.COORDINATOR_LOADING)])]),
+    }
+    fine = {
+        "AddPartitionsToTxnRequest": SimpleNamespace(errors=[("orders", [(0, Code.NONE)])]),
+        "AddOffsetsToTxnRequest": SimpleNamespace(error_code=Code.NONE),
+    }
+    fenced = {
+        "AddPartitionsToTxnRequest": SimpleNamespace(errors=[("orders", [(0, Code.PRODUCER_FENCED)])]),
+        "AddOffsetsToTxnRequest": SimpleNamespace(error_code=Code.PRODUCER_FENCED),
+        "ProduceRequest": SimpleNamespace(topics=[("g.checkpoints", [(0, Code.PRODUCER_FENCED, -1, -1)])]),
+    }
+
+    async def answer(request: Any) -> Any:
+        name = type(request).__name__
+        if name == fails:
+            beside = 4 if fails == "ProduceRequest" else 2
+            while len(set(cluster.asked)) < beside:  # noqa: ASYNC110 - until the other one is under way
+                await asyncio.sleep(0)
+            return fenced[name]
+        return fine[name] if fails == "ProduceRequest" and name in fine else busy[name]
+
+    async def run() -> None:
+        writer = KafkaTaskWriter(
+            cluster, TaskRef("g", 0, "g.t-0"), "lane", Session(cluster, "lane", (1, 0), "g.t-0"), None, lambda _: None
+        )
+        others = asyncio.all_tasks()
+        with pytest.raises(Fenced):
+            await writer.commit(Commit(b"checkpoint", (), {AT: Position.at(1)}))
+        assert asyncio.all_tasks() == others, "a request goes on by itself"
+        await writer.close()
+
+    cluster = Scripted(answer)
+    asyncio.run(run())
 
 
 # ── connections ──────────────────────────────────────────────────────────────────────────────────────────────────────
