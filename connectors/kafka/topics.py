@@ -22,6 +22,7 @@ from aiokafka.protocol.admin import (
     DescribeConfigsRequest,
 )
 
+from streams.connectors.kafka.cluster import UNKNOWN_TOPIC_PATIENCE_S
 from streams.connectors.kafka.faults import MOVED, Code, error_for, name_of
 from streams.connectors.kafka.offsets import Offsets
 from streams.core.log import TopicInfo, TopicSpec
@@ -74,9 +75,8 @@ class Topics:
         more = config or {}
         configs = await self._configs({name: more.get(name, ()) for name in known})
         infos: dict[str, TopicInfo] = {}
-        for name, each in known.items():
-            declared = self._declared.get(name)
-            held = configs.get(name, {})
+        for name, held in configs.items():
+            each, declared = known[name], self._declared.get(name)
             spec = TopicSpec(
                 name,
                 len(each.leaders),
@@ -91,20 +91,36 @@ class Topics:
         return infos
 
     async def _configs(self, names: Mapping[str, Collection[str]]) -> dict[str, dict[str, str]]:
-        asked = [
-            (TOPIC, name, ["cleanup.policy", "retention.ms", "retention.bytes", TIMESTAMPS, *more])
-            for name, more in sorted(names.items())
-        ]
-        if not asked:
-            return {}
-        response = await self._cluster.send(self._cluster.any_node(), DescribeConfigsRequest(asked), self._lane)
+        """The settings of each topic; of one that is deleted meanwhile there are none.
+
+        A broker that hasn't heard of a new topic yet says that there is none: defaults, taken for its settings, would
+        contradict what was declared.  So another one is asked until one knows it.  Raises LogUnavailable.
+        """
         configs: dict[str, dict[str, str]] = {}
-        for code, _, _, name, entries in response.resources:
-            if code == Code.NONE:
-                configs[name] = {entry[0]: entry[1] for entry in entries}
-            elif code != Code.UNKNOWN_TOPIC_OR_PARTITION:
-                raise error_for(code, f"{self._cluster.url}: settings of topic {name}")
-        return configs
+        loop = asyncio.get_running_loop()
+        started = known_at = loop.time()
+        while True:
+            missing = sorted(names.keys() - configs.keys())
+            if not missing or loop.time() > known_at + UNKNOWN_TOPIC_PATIENCE_S:
+                return configs
+            if loop.time() > started + self._wait_ms / 1000:
+                raise LogUnavailable(
+                    f"{self._cluster.url}: settings of topic {missing[0]}: its brokers don't know it yet"
+                )
+            asked = [
+                (TOPIC, name, ["cleanup.policy", "retention.ms", "retention.bytes", TIMESTAMPS, *names[name]])
+                for name in missing
+            ]
+            response = await self._cluster.send(self._cluster.any_node(), DescribeConfigsRequest(asked), self._lane)
+            for code, _, _, name, entries in response.resources:
+                if code == Code.NONE:
+                    configs[name] = {entry[0]: entry[1] for entry in entries}
+                elif code != Code.UNKNOWN_TOPIC_OR_PARTITION:
+                    raise error_for(code, f"{self._cluster.url}: settings of topic {name}")
+            if names.keys() > configs.keys():
+                await asyncio.sleep(RETRY_S)
+                if await self._cluster.refresh(missing):
+                    known_at = loop.time()
 
     # ── made and removed ──────────────────────────────────────────────────────────────────────────────────────────
 

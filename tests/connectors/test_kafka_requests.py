@@ -14,8 +14,9 @@ from streams.connectors.kafka.cluster import Cluster, TopicMetadata
 from streams.connectors.kafka.config import parse_url
 from streams.connectors.kafka.faults import Code
 from streams.connectors.kafka.producer import Session
+from streams.connectors.kafka.topics import Topics
 from streams.connectors.kafka.writer import KafkaTaskWriter
-from streams.core.log import Commit
+from streams.core.log import Commit, TopicSpec
 from streams.core.membership import TaskRef
 from streams.core.record import Position, Records, TopicPartition
 from streams.errors import Fenced, LogUnavailable
@@ -120,6 +121,42 @@ def test_a_commit_that_fails_leaves_nothing_behind_that_goes_on_asking(fails: st
 
     cluster = Scripted(answer)
     asyncio.run(run())
+
+
+# ── topics ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+CHANGELOG = TopicSpec("orders", 1, "changelog", compact=True)
+
+
+def described(code: int) -> Any:
+    held = [("cleanup.policy", "compact"), ("retention.ms", "-1"), ("retention.bytes", "-1")]
+    return SimpleNamespace(resources=[(code, "", 2, "orders", held if code == Code.NONE else [])])
+
+
+def test_a_topic_whose_settings_a_broker_has_not_heard_of_yet_is_not_taken_for_another_one() -> None:
+    unheard = described(Code.UNKNOWN_TOPIC_OR_PARTITION)
+    cluster = Scripted(in_turn(unheard, unheard, described(Code.NONE)))
+    asyncio.run(Topics(cluster).create([CHANGELOG]))
+    assert cluster.asked == ["DescribeConfigsRequest"] * 3
+
+
+def test_a_topic_that_is_deleted_while_its_settings_are_asked_for_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.connectors.kafka.topics.UNKNOWN_TOPIC_PATIENCE_S", 0.1)
+
+    def deleted(_: Any) -> Any:
+        cluster.known.clear()
+        return described(Code.UNKNOWN_TOPIC_OR_PARTITION)
+
+    cluster = Scripted(deleted)
+    assert asyncio.run(Topics(cluster).infos(["orders"])) == {}
+
+
+def test_a_topic_whose_settings_no_broker_comes_to_know_is_given_up_after_the_request_time_out() -> None:
+    cluster = Scripted(
+        lambda _: described(Code.UNKNOWN_TOPIC_OR_PARTITION), "fetch_max_wait_ms=100&request_timeout_ms=200"
+    )
+    with pytest.raises(LogUnavailable, match="settings of topic orders"):
+        asyncio.run(Topics(cluster).infos(["orders"]))
 
 
 # ── connections ──────────────────────────────────────────────────────────────────────────────────────────────────────
