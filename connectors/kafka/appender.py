@@ -24,9 +24,14 @@ if TYPE_CHECKING:
 __all__ = ["Appender"]
 
 
+GROUP_BYTES = 16 * 2**20
+"""What is written at once, unless one append alone is larger."""
+
+
 @dataclass(slots=True)
 class _Waiting:
     appends: Sequence[Append]
+    size: int
     told: asyncio.Future[Positions]
 
 
@@ -41,13 +46,16 @@ class Appender:
         self._session: Session | None = None
         self._patience_s = cluster.config.request_timeout_ms / 1000
 
-    async def append(self, appends: Sequence[Append]) -> Positions:
-        """Store the records; the position behind the last one of each partition.  Errors as of ``Log.append``."""
+    async def append(self, appends: Sequence[Append], size: int) -> Positions:
+        """Store the records; the position behind the last one of each partition.  Errors as of ``Log.append``.
+
+        size: of the records in bytes.
+        """
         # A topic that doesn't exist is waited for by this caller, not by those it would share a write with.
         unheard = {append.partition for append in appends if self._cluster.topic_id(append.partition.topic) is None}
         if unheard:
             await self._cluster.leaders(unheard)
-        waiting = _Waiting(appends, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(appends, size, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         if self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._write())
@@ -69,10 +77,22 @@ class Appender:
             while self._waiting:
                 if self._cluster.config.linger_ms:
                     await asyncio.sleep(self._cluster.config.linger_ms / 1000)
-                group, self._waiting = self._waiting, []
-                await self._write_group(group)
+                await self._write_group(self._take_group())
         finally:
             self._writing = None
+
+    def _take_group(self) -> list[_Waiting]:
+        """Those that wait longest.  All of them in one request could be more than a broker accepts, which would end
+        the connection without a word (``socket.request.max.bytes``, 100 MiB)."""
+        count, size = 0, 0
+        for waiting in self._waiting:
+            size += waiting.size
+            if count and size > GROUP_BYTES:
+                break
+            count += 1
+        group = self._waiting[:count]
+        del self._waiting[:count]
+        return group
 
     async def _write_group(self, group: Sequence[_Waiting]) -> None:
         """Write for all of them at once; if that fails by what is wrong with one of them, for each by itself."""

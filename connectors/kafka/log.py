@@ -166,10 +166,10 @@ class KafkaLog:
     async def append(self, appends: Sequence[Append]) -> Positions:
         if self._appender is None:
             raise LogUnavailable(f"{self.url}: the log is closed; open it first")
-        self._check(Commit(b"", appends))
-        return await self._appender.append(appends)
+        return await self._appender.append(appends, self._check(Commit(b"", appends)))
 
-    def _check(self, commit: Commit) -> None:
+    def _check(self, commit: Commit) -> int:
+        """The size of a commit.  Raises DataError for what it must not hold."""
         total = len(commit.checkpoint)
         for append in commit.appends:
             check_columns(append.partition, append.records)
@@ -179,3 +179,4 @@ class KafkaLog:
                 f"{self.url}: a commit of {total} bytes is more than one record above max_commit_bytes="
                 f"{self.config.max_commit_bytes}; let one record expand to less, or raise it in the log's URL"
             )
+        return total

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
+from streams.connectors.kafka.appender import GROUP_BYTES, Appender
 from streams.connectors.kafka.cluster import Cluster, TopicMetadata
 from streams.connectors.kafka.config import parse_url
 from streams.connectors.kafka.faults import Code
 from streams.connectors.kafka.producer import Session
 from streams.connectors.kafka.topics import Topics
 from streams.connectors.kafka.writer import KafkaTaskWriter
-from streams.core.log import Commit, TopicSpec
+from streams.core.log import Append, Commit, TopicSpec
 from streams.core.membership import TaskRef
 from streams.core.record import Position, Records, TopicPartition
 from streams.errors import Fenced, LogUnavailable
@@ -78,6 +79,30 @@ def in_turn(*answers: Any) -> Answer:
         return found
 
     return answer
+
+
+# ── producing ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_appends_that_wait_together_are_written_in_groups_that_a_broker_accepts() -> None:
+    sizes: list[int] = []
+
+    def answer(request: Any) -> Any:
+        ((_, ((_, raw),)),) = request._topics
+        sizes.append(len(raw))
+        return produced(Code.NONE, len(sizes))
+
+    async def run() -> None:
+        appender = Appender(Scripted(answer, "acks=1&linger_ms=1"))
+        half = GROUP_BYTES // 2
+        calls = [appender.append([Append(AT, records())], size) for size in (half, half, 1, 2 * half, 3 * half, 1, 1)]
+        told = await asyncio.gather(*calls)
+        ends = [each[AT].offset() for each in told]
+        assert ends == sorted(ends), "they change places"
+        assert len(sizes) == 5, "[half, half], [1], [2 half], [3 half], [1, 1]"
+        await appender.close()
+
+    asyncio.run(run())
 
 
 # ── commits ──────────────────────────────────────────────────────────────────────────────────────────────────────────
