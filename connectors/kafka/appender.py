@@ -50,6 +50,8 @@ class Appender:
         """Store the records; the position behind the last one of each partition.  Errors as of ``Log.append``.
 
         size: of the records in bytes.
+
+        With acks=0 no broker says where anything lies, or whether it does: there are no positions then.
         """
         # A topic that doesn't exist is waited for by this caller, not by those it would share a write with.
         unheard = {append.partition for append in appends if self._cluster.topic_id(append.partition.topic) is None}
@@ -124,7 +126,7 @@ class Appender:
                 self._waiting[:0] = alone  # cut short by close, which tells them
             return
         for waiting, mine in zip(group, behind):
-            _tell(waiting, {at: position_behind(runs[at], count) for at, count in mine.items()})
+            self._tell(waiting, runs, mine)
 
     def _settle(
         self,
@@ -147,7 +149,7 @@ class Appender:
             untouched = all(begins.get(at, 0) >= stored.get(at, 0) + uncertain.get(at, 0) for at in mine)
             begins.update(mine)
             if done:
-                _tell(waiting, {at: position_behind(runs[at], count) for at, count in mine.items()})
+                self._tell(waiting, runs, mine)
             elif untouched and isinstance(error, LogUnavailable | CommitUnknown):
                 self._fail([waiting], LogUnavailable(f"{error}; nothing of this append is stored"))
             elif untouched and len(group) > 1:
@@ -163,7 +165,7 @@ class Appender:
             if not waiting.told.done():
                 waiting.told.set_exception(error)
 
-
-def _tell(waiting: _Waiting, positions: Positions) -> None:
-    if not waiting.told.done():  # its caller may have gone
-        waiting.told.set_result(positions)
+    def _tell(self, waiting: _Waiting, runs: Mapping[TopicPartition, Runs], mine: Mapping[TopicPartition, int]) -> None:
+        if not waiting.told.done():  # its caller may have gone
+            said = self._cluster.config.acks != "0"
+            waiting.told.set_result({at: position_behind(runs[at], n) for at, n in mine.items()} if said else {})

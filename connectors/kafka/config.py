@@ -63,7 +63,9 @@ class KafkaConfig:
     replication: of topics that are created; -1 is the broker's default.
     partitioner: the partition of a key: murmur2 (as the Java client), round_robin, random, or ``module:function``.
     compression, batch_bytes: of record batches; the broker's limit (message.max.bytes) is 1 MiB by default.
-    acks, linger_ms: of what is appended outside of tasks.  A commit always waits for all replicas in sync.
+    acks, linger_ms: of what is appended outside of tasks.  A commit always waits for all replicas in sync.  Only with
+        ``all`` is a batch sent again when no answer came (with ``1`` that is CommitUnknown); with ``0`` nobody says
+        whether it arrived, and there are no positions.
     max_record_bytes, max_commit_bytes, max_commit_records: see ``Limits``.
     fetch_max_bytes, fetch_partition_max_bytes, fetch_max_wait_ms: of one answer of one broker.
     session_timeout_ms, heartbeat_interval_ms: a worker that isn't heard of for so long loses its tasks.

@@ -6,8 +6,8 @@ One batch of a partition is under way at a time.  Sent again with the same seque
 is recognised by the broker.  A session that met an error is thrown away with its sequences; nothing is mended.
 
 A broker goes by the timestamps of records when it forgets producers (``producer.id.expiration.ms``, a day): one that
-restarts doesn't recognise a batch of old records.  So such a batch isn't sent again after an answer that didn't come,
-except in a transaction, whose producer isn't forgotten while it is open.
+restarts doesn't recognise a batch of old records.  So such a batch isn't sent again once it may be stored, except in a
+transaction, whose producer isn't forgotten while it is open.  With acks=1 or 0 there is no producer to recognise.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from streams.connectors.kafka.batches import COMPRESSION, NO_PRODUCER, pack
-from streams.connectors.kafka.cluster import TRANSACTION, Unanswered
+from streams.connectors.kafka.cluster import TRANSACTION, Unanswered, together
 from streams.connectors.kafka.faults import COORDINATOR_MOVED, MOVED, Code, error_for, name_of
 from streams.core.record import Position, Records, TopicPartition
 from streams.errors import CommitUnknown, LogUnavailable, StreamsError
@@ -145,7 +145,7 @@ class Session:
             by_node: dict[int, list[_Batch]] = {}
             for at, batch in batches.items():
                 by_node.setdefault(leaders[at], []).append(batch)
-            sent = await asyncio.gather(*(self._send(node, held) for node, held in by_node.items()))
+            sent = await together(*(self._send(node, held) for node, held in by_node.items()))
             trouble: dict[TopicPartition, str] = {}
             failure: StreamsError | None = None
             for stored, refused, failed in sent:
@@ -206,8 +206,7 @@ class Session:
                 for batch in batches:
                     batch.uncertain = batch.at in uncertain
             elif not all(map(self._recognised, batches)):
-                why = "records so old aren't sent again, since a broker that restarts wouldn't recognise them"
-                return {}, {}, CommitUnknown(f"{error}; what was sent may be stored ({why})")
+                return {}, {}, self._not_again(str(error))
             return {}, {batch.at: str(error).removeprefix(f"{self._cluster.url}: ") for batch in batches}, None
         if self._acks == 0:
             return {batch.at: 0 for batch in batches}, {}, None
@@ -220,9 +219,13 @@ class Session:
                 elif code == Code.DUPLICATE_SEQUENCE:
                     failure = CommitUnknown(f"{self._cluster.url}: {at}: stored before, but nobody knows where")
                 elif code in RETRIED:
-                    # One that ceases to lead says so even of what it has stored just before.
-                    held[at].uncertain = code not in NOT_STORED or at in uncertain
+                    # One that ceases to lead says so even of what it has stored just before, while it waits for others.
+                    refusal = code in NOT_STORED or (self._acks == 1 and code != Code.KAFKA_STORAGE_ERROR)
+                    held[at].uncertain = not refusal or at in uncertain
                     refused[at] = name_of(code)
+                    if held[at].uncertain and not self._recognised(held[at]):
+                        self._cluster.moved([topic])  # else the next session would ask the same broker
+                        failure = self._not_again(f"{self._cluster.url}: {at}: {name_of(code)}")
                 else:
                     failure = error_for(code, f"{self._cluster.url}: {at}")
                     refusal = code in NOT_STORED or not isinstance(failure, LogUnavailable)
@@ -231,7 +234,15 @@ class Session:
 
     def _recognised(self, batch: _Batch) -> bool:
         """Whether a broker that has stored this batch is sure to know it when it comes again."""
+        if self.producer == NO_PRODUCER:
+            return False
         return self._transactional_id is not None or batch.newest_ms > time.time() * 1000 - RECOGNISED_MS
+
+    def _not_again(self, what: str) -> CommitUnknown:
+        why = "records so old aren't sent again, since a broker that restarts wouldn't recognise them"
+        if self.producer == NO_PRODUCER:
+            why = "it isn't sent again, since only with acks=all the broker would recognise it"
+        return CommitUnknown(f"{what}; what was sent may be stored ({why})")
 
 
 async def open_session(cluster: Cluster, lane: str, transactional_id: str | None = None) -> Session:

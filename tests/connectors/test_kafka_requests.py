@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from streams.connectors.kafka.appender import GROUP_BYTES, Appender
-from streams.connectors.kafka.cluster import Cluster, TopicMetadata
+from streams.connectors.kafka.batches import NO_PRODUCER
+from streams.connectors.kafka.cluster import Cluster, TopicMetadata, Unanswered
 from streams.connectors.kafka.config import parse_url
 from streams.connectors.kafka.faults import Code
 from streams.connectors.kafka.producer import Session
@@ -20,7 +21,7 @@ from streams.connectors.kafka.writer import KafkaTaskWriter
 from streams.core.log import Append, Commit, TopicSpec
 from streams.core.membership import TaskRef
 from streams.core.record import Position, Records, TopicPartition
-from streams.errors import Fenced, LogUnavailable
+from streams.errors import CommitUnknown, Fenced, LogUnavailable
 
 AT = TopicPartition("orders", 0)
 OLD_MS = 1
@@ -82,6 +83,48 @@ def in_turn(*answers: Any) -> Answer:
 
 
 # ── producing ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("acks", ["1", "0"])
+def test_a_batch_that_no_producer_vouches_for_is_not_sent_again_when_its_answer_is_lost(acks: str) -> None:
+    cluster = Scripted(in_turn(Unanswered("no answer"), produced(Code.NONE, 1)), f"acks={acks}")
+    session = Session(cluster, "lane", NO_PRODUCER)
+    with pytest.raises(CommitUnknown, match="only with acks=all"):
+        asyncio.run(session.produce({AT: records()}, patience_s=5))
+    assert len(cluster.asked) == 1
+    assert session.uncertain == {AT: 1}
+
+
+def test_a_batch_that_a_leader_refuses_before_it_stores_it_is_sent_again_with_acks_1() -> None:
+    cluster = Scripted(in_turn(produced(Code.NOT_LEADER, -1), produced(Code.NONE, 7)), "acks=1")
+    runs = asyncio.run(Session(cluster, "lane", NO_PRODUCER).produce({AT: records()}, patience_s=5))
+    assert runs == {AT: [(7, 1)]}
+
+
+def test_old_records_that_a_leader_stored_before_it_ceased_to_lead_are_not_sent_again() -> None:
+    """The next leader may have forgotten their producer: they would be there twice."""
+    cluster = Scripted(in_turn(produced(Code.NOT_LEADER), produced(Code.NONE)))
+    asyncio.run(cluster.refresh([AT.topic]))
+    session = Session(cluster, "lane", (1, 0))
+    with pytest.raises(CommitUnknown, match="wouldn't recognise them"):
+        asyncio.run(session.produce({AT: records(OLD_MS)}, patience_s=5))
+    assert cluster.topic_id(AT.topic) is None, "the next one would ask the same broker"
+    again = in_turn(produced(Code.NOT_LEADER), produced(Code.NONE, 3))
+    assert asyncio.run(Session(Scripted(again), "lane", (1, 0)).produce({AT: records()}, patience_s=5)) == {
+        AT: [(3, 1)]
+    }
+
+
+@pytest.mark.parametrize(("acks", "told"), [("1", {AT: Position.at(5)}), ("0", {})])
+def test_an_append_is_told_the_positions_that_a_broker_acknowledged_and_no_others(
+    acks: str, told: Mapping[TopicPartition, Position]
+) -> None:
+    async def run() -> None:
+        appender = Appender(Scripted(in_turn(produced(Code.NONE, 4) if acks == "1" else None), f"acks={acks}"))
+        assert await appender.append([Append(AT, records())], 5) == told
+        await appender.close()
+
+    asyncio.run(run())
 
 
 def test_appends_that_wait_together_are_written_in_groups_that_a_broker_accepts() -> None:
