@@ -40,7 +40,8 @@ class SessionSettings:
     no session (clean_start) and for ever.
     receive_maximum: messages at QoS 1 and 2 that the broker may send before we acknowledge (3.1.1 can't say it).
     send_maximum: as many as we may have in flight; the broker's own limit counts where it says a lower one (5 only).
-    max_packet_bytes: longer packets end the connection, and aren't sent.
+    max_packet_bytes: longer packets end the connection, and aren't sent.  The broker isn't told: it would drop what is
+    longer, at any QoS, and say nothing (MQTT 5, section 3.1.2.11.4).
     topic_aliases_in, topic_aliases_out: how many of each may be used.
     answer_timeout_s: how long CONNACK, and after a ping anything at all, is waited for.
     """
@@ -64,7 +65,7 @@ class SessionSettings:
     def connect(self) -> Connect:
         properties: Properties = {}
         if self.version == MQTT_5:
-            properties = {"receive_maximum": self.receive_maximum, "maximum_packet_size": self.max_packet_bytes}
+            properties = {"receive_maximum": self.receive_maximum}
             if self.session_expiry_s:
                 properties["session_expiry_interval"] = self.session_expiry_s
             if self.topic_aliases_in:

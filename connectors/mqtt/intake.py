@@ -26,7 +26,7 @@ from streams.connectors.mqtt.place import Place
 from streams.connectors.mqtt.reasons import Reason, name_of
 from streams.core.edge import Received
 from streams.core.record import Headers, Records
-from streams.errors import RetryableError
+from streams.errors import RetryableError, StreamsError
 
 __all__ = ["DUP", "QOS", "RETAIN", "TOPIC", "MqttIntake"]
 
@@ -194,8 +194,8 @@ class MqttIntake:
             self._connection.pubcomp(acks.pubcomps)
             if self._inflight.unpinged:  # what is behind an answer to it, the broker has seen
                 self._inflight.pinged(self._connection.ping())
-        except ConnectionLost:
-            return  # it is closed: ``receive`` says why, which isn't known here
+        except StreamsError:
+            return  # it is closed: ``receive`` says why
         await self._connection.drain()
 
     async def end(self) -> None:

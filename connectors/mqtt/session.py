@@ -80,6 +80,7 @@ class Session:
         self.connected: Connected | None = None
         self.unacked = 0  # messages of the broker's at QoS 1 and 2 that we haven't acknowledged to the end
         self.overruns = 0  # those that came although the receive maximum was reached: tolerated, and told
+        self._error: StreamsError | None = None  # that ended it
         self._five = settings.version == MQTT_5
         self._decoder = Decoder(settings.version, max_packet_bytes=settings.max_packet_bytes)
         self._out: list[bytes] = []
@@ -275,7 +276,8 @@ class Session:
 
     def _must_be_connected(self) -> Connected:
         if self.connected is None or self.state is not State.CONNECTED:
-            raise ConnectionLost("the connection to the broker is closed")
+            # Else whoever sends before it reads takes a refusal, or a message that is too large, for what passes.
+            raise self._error or ConnectionLost("the connection to the broker is closed")
         return self.connected
 
     def _ping_due(self) -> float:
@@ -368,7 +370,7 @@ class Session:
     def _close(self, error: StreamsError | None) -> list[Event]:
         if self.state is State.CLOSED:
             return []
-        self.state = State.CLOSED
+        self.state, self._error = State.CLOSED, error
         return [Closed(error)]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from streams.connectors.mqtt.config import MqttConfig
 from streams.connectors.mqtt.edge import MqttEdge
-from streams.connectors.mqtt.errors import ConnectionLost, Refused, SessionTakenOver
+from streams.connectors.mqtt.errors import ConnectionLost, Refused, SessionTakenOver, Unsendable
 from streams.connectors.mqtt.intake import MqttIntake
 from streams.connectors.mqtt.outlet import MqttOutlet
 from streams.connectors.mqtt.packets import (
@@ -178,6 +178,27 @@ def test_a_refused_subscription_is_an_error_that_names_the_filter() -> None:
             intake = await intake_at(edge_at(config, "qos=1"))
             with pytest.raises(Refused, match=r"client shop-0 may not subscribe to in/#: not authorized \(0x87\)"):
                 await Journal().take(intake)
+            await intake.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("subscribed", [False, True])
+def test_a_message_that_is_too_large_for_us_is_said_though_it_comes_with_connack(subscribed: bool) -> None:
+    async def behave(peer: Peer) -> None:
+        if subscribed:
+            await welcome(peer, present=False)
+        else:
+            await peer.read()
+        # A message of 200 MB: the header is enough.
+        await peer.say_raw((b"" if subscribed else b"\x20\x03\x01\x00\x00") + b"\x32\x80\x84\xaf\x5f")
+        await peer.ended()
+
+    async def main() -> None:
+        async with broker(behave) as config:
+            intake = await intake_at(edge_at(config, "qos=1"))
+            with pytest.raises(Unsendable, match=r"PUBLISH of 2000\d+ bytes .* max_packet_bytes=16777216"):
+                await Journal().take(intake, count=1)
             await intake.close()
 
     asyncio.run(main())

@@ -86,7 +86,7 @@ def error_in(events: list[Event]) -> Any:
     return events[-1].error
 
 
-def test_connect_says_all_settings() -> None:
+def test_connect_says_all_settings_but_our_limit_above_which_a_broker_would_drop_in_silence() -> None:
     will = Will("gone", b"me", 1, True, Properties(will_delay_interval=3))
     wire = Wire(
         clean_start=False,
@@ -102,7 +102,6 @@ def test_connect_says_all_settings() -> None:
     )
     said = Properties(
         receive_maximum=7,
-        maximum_packet_size=1000,
         session_expiry_interval=NEVER,
         topic_alias_maximum=5,
         user_property=[("a", "b")],

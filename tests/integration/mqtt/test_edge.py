@@ -41,6 +41,14 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def ended(worker: Worker) -> None:
+    """Waits for the error that ends it, and raises it."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            worker.check()
+            await asyncio.sleep(0.01)
+
+
 @asynccontextmanager
 async def at_work(app: App, broker: MemoryBroker) -> AsyncIterator[Worker]:
     """A worker, from when it has subscribed."""
@@ -417,26 +425,36 @@ def test_a_message_that_is_too_large_is_an_error_that_says_so(strict: Mosquitto,
     asyncio.run(main())
 
 
-def test_a_message_that_is_larger_than_we_take_is_an_error_and_no_endless_loop(
-    mosquitto: Mosquitto, unique: Unique
+HUGE = bytes(100_000_000)
+
+
+@BOTH
+def test_100_mb_that_come_end_the_worker_with_their_size_and_the_limit(
+    mosquitto: Mosquitto, unique: Unique, version: str
 ) -> None:
-    topic = unique("large")
+    topic = unique("huge")
+    app = App(unique("shop"))
+    app.stream(app.topic(f"{mosquitto.url}/{topic}?qos=2&version={version}", value=bytes)).to("done")
 
     async def main() -> None:
-        edge = MqttEdge(f"{mosquitto.url}?qos=1&version=3.1.1&max_packet_bytes=2000")
-        intake = await edge.intake(TopicSpec("in", 1, address=topic), unique("group"), 0, None)
-        async with peer(mosquitto, topic) as sender:
+        sender = await opened(config_of(mosquitto.url, MQTT_5, max_packet_bytes=2**28), topic)
+        async with at_work(app, MemoryBroker()) as worker:
+            await send(sender, [Publish(topic, HUGE, 2, packet_id=1)])
+            with pytest.raises(Unsendable, match=r"PUBLISH of 1000000\d\d bytes .* max_packet_bytes=16777216"):
+                await ended(worker)
+        await sender.close()
 
-            async def receive() -> None:
-                while True:
-                    if await intake.receive(max_records=100, max_bytes=100_000, wait_s=0.05) is not None:
-                        await intake.stored()
-                    else:  # it has subscribed
-                        await send(sender, [Publish(topic, bytes(10_000), 1, packet_id=1)])
+    asyncio.run(main())
 
-            with pytest.raises(Unsendable, match="max_packet_bytes"):
-                await receive()
-        await intake.close()
+
+@BOTH
+def test_100_mb_don_t_go_out(mosquitto: Mosquitto, unique: Unique, version: str) -> None:
+    async def main() -> None:
+        edge = MqttEdge(f"{mosquitto.url}?qos=2&version={version}")
+        outlet = await edge.outlet(TopicSpec("out", address=unique("huge")), unique("group"), 0, None)
+        with pytest.raises(Unsendable, match=r"a message of 1000000\d\d bytes; max_packet_bytes is 16777216"):
+            await outlet.send(Records([b"a"], [HUGE], [0]), kept)
+        await outlet.close()
 
     asyncio.run(main())
 
