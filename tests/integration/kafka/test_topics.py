@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 
@@ -24,6 +25,7 @@ from streams.runtime.worker import Worker
 from streams.testing.driver import MemoryStores
 from streams.testing.log_scenarios import read_all
 from tests.brokers.kafka.broker import KafkaBroker
+from tests.guarantees.kafka_log.reading import values_of
 
 DAY_MS = 86_400_000
 PATIENCE_S = 60.0
@@ -363,3 +365,60 @@ def test_headers_of_another_program_go_through_an_app_to_another_program(kafka: 
                 return list((await consumer.getone()).headers)
 
     assert asyncio.run(check()) == [("trace", b"a"), ("trace", b"b"), ("none", b"")]
+
+
+def test_topics_that_are_named_by_a_pattern_and_by_a_list_are_read_from_a_time_on(
+    kafka: KafkaBroker, unique: Unique
+) -> None:
+    orders, returns, refunds, out = (unique(what) for what in ("orders", "returns", "refunds", "out"))
+    topics = [f"{orders}-eu", f"{orders}-us", returns, refunds]
+    for topic in [*topics, f"other-{orders}-eu"]:
+        made(kafka, topic, 2)
+    since_ms = SystemClock().now_ms() - 3_600_000
+    app = App(unique("shop"))
+    app.stream(re.compile(re.escape(orders) + "-.*"), value=int, start=since_ms).to(out)
+    app.stream([returns, refunds], value=int, start=since_ms).to(out)
+
+    async def check() -> None:
+        async with log_on(kafka) as log:
+            for number, topic in enumerate([*topics, f"other-{orders}-eu"]):
+                for partition in range(2):
+                    ten = 100 * number + 10 * partition
+                    await appended(log, topic, [ten, ten + 1], since_ms - 1, partition)
+                    await appended(log, topic, [ten + 2, ten + 3], since_ms, partition)
+        async with at_work(app, kafka) as worker:
+            await settled(worker)
+            assert len(worker.drivers) == 4, "two subscriptions of two partitions"
+            async with log_on(kafka) as log:
+                await appended(log, f"{orders}-us", [199], since_ms - 1, 1)  # old, but it comes later
+            await settled(worker)
+
+    asyncio.run(check())
+    found = asyncio.run(values_of(kafka.bootstrap, out))
+    wanted = [100 * number + 10 * partition + n for number in range(4) for partition in range(2) for n in (2, 3)]
+    assert sorted(int(each or b"") for each in found) == sorted([*wanted, 199])
+
+
+def test_records_go_to_the_partitions_that_a_topic_s_partitioner_says(kafka: KafkaBroker, unique: Unique) -> None:
+    incoming, even, chosen = unique("in"), unique("even"), unique("chosen")
+    made(kafka, incoming, 1)
+    app = App(unique("shop"))
+    source = app.stream(incoming, value=int)
+    source.to(app.topic(even, value=int, partitions=3, partitioner="round_robin"))
+    source.to(app.topic(chosen, value=int, partitions=3, partitioner=lambda key, count: int(key or 0) % (count - 1)))
+
+    async def check() -> dict[str, list[list[int]]]:
+        async with log_on(kafka) as log:
+            await appended(log, incoming, list(range(12)), SystemClock().now_ms())
+        async with at_work(app, kafka) as worker:
+            await settled(worker)
+        return {
+            topic: [
+                [int(each or b"") for each in await values_of(kafka.bootstrap, topic, number)] for number in range(3)
+            ]
+            for topic in (even, chosen)
+        }
+
+    found = asyncio.run(check())
+    assert found[chosen] == [list(range(0, 12, 2)), list(range(1, 12, 2)), []]
+    assert sorted(found[even]) == [list(range(first, 12, 3)) for first in range(3)], "one after the other"
