@@ -159,7 +159,12 @@ class Connection:
         return number
 
     async def drain(self) -> None:
-        """Wait until the broker keeps up with what we write."""
+        """Wait until the broker keeps up with what we write, all that was sent until now included.
+
+        Returns at the end of the connection too; ``events`` raises why.
+        """
+        if self._flushing:
+            self._flush()  # else what was sent in this turn isn't seen, however much it is
         if self._transport is not None:
             await self._transport.drain()
 
@@ -222,7 +227,10 @@ class Connection:
             if self._timer is not None:
                 self._timer.cancel()
             if self._transport is not None:
-                self._transport.close()
+                if isinstance(error, ConnectionLost):
+                    self._transport.abort()  # nobody reads there: what is written would keep it open for good
+                else:
+                    self._transport.close()
         self._events += events
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)

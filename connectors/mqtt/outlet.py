@@ -35,6 +35,8 @@ __all__ = ["MqttOutlet"]
 logger = logging.getLogger("streams")
 
 BATCH = 1000
+AT_ONCE_BYTES = 2**20
+"""Of payloads, before the broker has to keep up."""
 PACKET_IDS = 65_535
 
 
@@ -72,6 +74,7 @@ class MqttOutlet:
         self._first, self.under_way = kept.first, kept.count
         self._last_id = 0  # at QoS 1, where nobody remembers it
         self._before = state
+        self._at_once_bytes = 0
 
     @property
     def state(self) -> bytes | None:
@@ -122,11 +125,21 @@ class MqttOutlet:
             for key, value, held in zip(records.keys, records.values, headers, strict=True)
         ]
 
+    def _is_much(self, connection: Connection, message: Publish) -> bool:
+        """Publish it.  Whether the connection is to be drained now: else a batch of large ones is there twice."""
+        connection.publish(message)
+        self._at_once_bytes += len(message.payload)
+        if self._at_once_bytes < AT_ONCE_BYTES:
+            return False
+        self._at_once_bytes = 0
+        return True
+
     # QoS 0 and 1
 
     async def _shout(self, connection: Connection, messages: Sequence[Publish]) -> None:
         for message in messages:
-            connection.publish(message)
+            if self._is_much(connection, message):
+                await connection.drain()
         await connection.drain()
         number = connection.ping()
         while not any(isinstance(event, Pong) and event.number >= number for event in await connection.events()):
@@ -140,7 +153,8 @@ class MqttOutlet:
                 message = left.popleft()
                 message.packet_id = self._last_id = self._last_id % PACKET_IDS + 1
                 waiting[message.packet_id] = message.topic
-                connection.publish(message)
+                if self._is_much(connection, message):
+                    await connection.drain()
             await connection.drain()
             for event in await connection.events():
                 if isinstance(event, Puback) and event.packet_id in waiting:
@@ -183,7 +197,8 @@ class MqttOutlet:
                 message = messages[sequence - self._first]
                 message.packet_id, message.dup = packet_id, dup
                 topics[packet_id] = message.topic
-                connection.publish(message)
+                if self._is_much(connection, message):
+                    await connection.drain()
             await connection.drain()
             if self._hear(await connection.events(), topics) and (batch := outbox.take()) is not None:
                 connection.pubrel((await self._kept(batch, count, keep)).pubrel)

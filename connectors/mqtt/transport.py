@@ -26,7 +26,10 @@ OnLost: TypeAlias = Callable[[StreamsError | None], None]
 
 class Transport(Protocol):
     def write(self, data: bytes) -> None: ...
-    async def drain(self) -> None: ...
+    async def drain(self) -> None:
+        """Returns at the end of the connection too, and when it is closed here."""
+        ...
+
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
     def close(self) -> None:
@@ -95,10 +98,12 @@ class _Stream(asyncio.Protocol):
 
     def close(self) -> None:
         assert self._transport is not None
+        self._room.set()  # the rest of what is written may never be read: whoever drains would wait for good
         self._transport.close()
 
     def abort(self) -> None:
         assert self._transport is not None
+        self._room.set()
         self._transport.abort()
 
 

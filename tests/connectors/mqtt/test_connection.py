@@ -283,8 +283,7 @@ def test_whoever_writes_much_waits_for_a_broker_that_reads_slowly() -> None:
             connection = await opened(config)
             for _ in range(20):
                 connection.publish(Publish("a", bytes(1_000_000)))
-            await asyncio.sleep(0)
-            waiting = asyncio.create_task(connection.drain())
+            waiting = asyncio.create_task(connection.drain())  # in the same turn, before the loop has written anything
             await asyncio.sleep(0)
             assert not waiting.done()
             go_on.set()

@@ -336,3 +336,51 @@ def test_at_qos_1_a_message_is_out_when_it_is_acknowledged_and_nothing_is_kept()
             await outlet.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_a_broker_that_stops_reading_is_given_up_in_the_midst_of_a_batch(qos: int) -> None:
+    async def main() -> None:
+        over = asyncio.Event()
+
+        async def behave(peer: Peer) -> None:
+            await peer.accept()
+            await over.wait()
+
+        async with broker(behave) as config, asyncio.timeout(PATIENCE_S):
+            outlet = await outlet_at(edge_at(config, f"qos={qos}&keep_alive_s=1&answer_timeout_s=1"))
+            many = Records([b"a"] * 200, [bytes(100_000)] * 200, [0] * 200)
+            with pytest.raises(ConnectionLost, match="silent"):
+                await outlet.send(many, keeper([]))
+            await outlet.close()
+            over.set()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_of_a_batch_of_large_messages_few_are_put_together_before_the_broker_reads(qos: int) -> None:
+    async def main() -> None:
+        over = asyncio.Event()
+
+        async def behave(peer: Peer) -> None:
+            await peer.accept()
+            await over.wait()
+
+        async with broker(behave) as config, asyncio.timeout(PATIENCE_S):
+            outlet = await outlet_at(edge_at(config, f"qos={qos}"))
+            many = Records([b"a"] * 200, [bytes(1_000_000)] * 200, [0] * 200)
+            sending = asyncio.create_task(outlet.send(many, keeper([])))
+            written: list[int] = []
+            while len(written) < 20 or not written[-1] or len(set(written[-20:])) > 1:  # until it waits
+                await asyncio.sleep(0.01)
+                transport = None if outlet._connection is None else outlet._connection._transport
+                if transport is not None:
+                    written.append(transport._transport.get_write_buffer_size())  # type: ignore[attr-defined]
+            assert written[-1] < 4_000_000
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            over.set()
+            await outlet.close()
+
+    asyncio.run(main())
