@@ -112,6 +112,11 @@ class Inflight:
         """How many acknowledgements at QoS 1 no ping has followed yet: a reason to send one."""
         return len(self._unpinged)
 
+    @property
+    def in_doubt(self) -> bool:
+        """A CONNECT wasn't answered, as far as is known: it may have made a session that looks like the known one."""
+        return self._in_doubt
+
     # A connection
 
     def connecting(self) -> None:

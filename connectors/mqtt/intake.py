@@ -106,13 +106,15 @@ class MqttIntake:
             self._error = error
             return Received(Records(), self._before)
         present = self._connection.connected.session_present
-        if not present and self._inflight.missing({})[1] and self._place.qos:
+        had_one = bool(self._inflight.missing({})[1])
+        if had_one and self._place.qos and (self._inflight.in_doubt or not present):
             self._on_lost()
             logger.warning(
-                "%s: the broker has lost the session of %s: messages that were sent meanwhile are lost, and those that "
-                "it sends again may come twice; let it keep sessions for longer, and on disk",
+                "%s: the broker has lost the session of %s%s: messages that were sent meanwhile are lost, and those "
+                "that it sends again may come twice; let it keep sessions for longer, and on disk",
                 config.shown,
                 self._client_id,
+                ", or may have (a CONNECT before wasn't answered)" if present else "",
             )
         self._inflight.connected(present)
         return self._received([])

@@ -165,6 +165,40 @@ def test_a_lost_session_is_counted_and_said_once(caplog: pytest.LogCaptureFixtur
     assert caplog.text.count("lost the session of shop-0") == 1
 
 
+def test_a_session_that_may_be_a_new_one_since_a_connect_went_unanswered_is_counted_and_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    connections = 0
+
+    async def behave(peer: Peer) -> None:
+        nonlocal connections
+        connections += 1
+        if connections == 2:
+            await peer.read()
+            return  # a broker that has lost the session makes a new one here, and the answer doesn't arrive
+        await peer.accept(Connack(session_present=connections > 1))
+        asked = await peer.read()
+        assert isinstance(asked, Subscribe)
+        await peer.say(Suback(asked.packet_id, (1,)))
+        await peer.ended()
+
+    async def main() -> None:
+        async with broker(behave) as config:
+            edge, journal = edge_at(config, "qos=1"), Journal()
+            for attempt in range(3):
+                intake = await intake_at(edge, journal.state)
+                if attempt == 1:
+                    with pytest.raises(ConnectionLost):
+                        await journal.take(intake)
+                else:
+                    await journal.take(intake)
+                await intake.close()
+                assert edge.sessions_lost == (attempt == 2)
+
+    asyncio.run(main())
+    assert caplog.text.count("lost the session of shop-0, or may have") == 1
+
+
 def test_a_refused_subscription_is_an_error_that_names_the_filter() -> None:
     async def behave(peer: Peer) -> None:
         await peer.accept()
