@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import combinations, zip_longest
 
 from streams.connectors.mqtt.config import MqttConfig, parse_url
 from streams.core.urls import pairs_of, without_secrets
@@ -70,7 +71,28 @@ def check_filters(address: str) -> list[str]:
                 f"topic filter {each!r}: {{…}} is for what is written; to read such topics use +, as in "
                 f"{_FIELD.sub('+', each)!r}"
             )
+    for one, other in combinations(filters, 2):
+        if _overlap(one, other):  # a broker of MQTT 5 sends what both match for each of them: it would be there twice
+            raise ConfigurationError(
+                f"topic filters {one!r} and {other!r} overlap: what both match may come for each of them; write the "
+                f"wider one alone, or read them as two topics"
+            )
     return filters
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether there is a topic that both match."""
+    ours, theirs = one.split("/"), other.split("/")
+    if (ours[0][:1] == "$" and theirs[0] in ("+", "#")) or (theirs[0][:1] == "$" and ours[0] in ("+", "#")):
+        return False  # no wildcard stands for the first level of $SYS/… (section 4.7.2)
+    for level, other_level in zip_longest(ours, theirs):
+        if "#" in (level, other_level):
+            return True  # it matches the level above it, too
+        if None in (level, other_level):
+            return False
+        if level != other_level and "+" not in (level, other_level):
+            return False
+    return True
 
 
 def check_template(address: str) -> str:

@@ -39,6 +39,42 @@ def test_a_filter_that_is_none_is_refused(address: str) -> None:
         MqttEdge("mqtt://broker").check(TopicSpec("in", address=address), written=False)
 
 
+OVERLAPPING = [
+    ("a/+", "a/#"),
+    ("a", "a/#"),
+    ("a/b", "a/+"),
+    ("+/b", "a/+"),
+    ("a/+/c/#", "+/b/c"),
+    ("#", "a/b"),
+    ("+", "a"),
+    ("a/b", "a/b"),
+    ("$SYS/#", "$SYS/+"),
+]
+APART = [
+    ("a/+", "a/b/c"),
+    ("a/b/#", "a/c/#"),
+    ("a/+", "a"),
+    ("a/b", "a/bc"),
+    ("+/+", "+"),
+    ("#", "$SYS/x"),
+    ("+/x", "$SYS/x"),
+    ("a/", "a"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), OVERLAPPING)
+def test_filters_that_a_topic_may_both_match_are_refused_since_it_would_come_twice(one: str, other: str) -> None:
+    for pair in ((one, other), (other, one)):
+        with pytest.raises(ConfigurationError, match="overlap: what both match may come for each"):
+            check_filters("x/y," + ",".join(pair))
+
+
+@pytest.mark.parametrize(("one", "other"), APART)
+def test_filters_that_no_topic_both_matches_may_stand_side_by_side(one: str, other: str) -> None:
+    assert check_filters(f"{one},{other}") == [one, other]
+    assert check_filters(f"{other},{one}") == [other, one]
+
+
 @pytest.mark.parametrize("address", ["alerts/+", "alerts/#", "alerts/{customer}"])
 def test_a_template_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(ConfigurationError, match="topic 'alerts/"):
