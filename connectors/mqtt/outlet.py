@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from streams.connectors.mqtt.connection import Connection
-from streams.connectors.mqtt.errors import ConnectionLost, Refused, SessionTakenOver
+from streams.connectors.mqtt.errors import ConnectionLost, Refused, SessionTakenOver, Unsendable
 from streams.connectors.mqtt.events import Event, Pong
 from streams.connectors.mqtt.outbox import Outbox, OutboxBatch, Say
 from streams.connectors.mqtt.packets import MQTT_5, Puback, Pubcomp, Publish, Pubrec
@@ -38,6 +38,7 @@ BATCH = 1000
 AT_ONCE_BYTES = 2**20
 """Of payloads, before the broker has to keep up."""
 PACKET_IDS = 65_535
+LONGEST_STRING = 65_535
 
 
 class _State(msgspec.Struct, array_like=True):
@@ -75,6 +76,15 @@ class MqttOutlet:
         self._last_id = 0  # at QoS 1, where nobody remembers it
         self._before = state
         self._at_once_bytes = 0
+        self.sent = 0
+
+    @property
+    def keeps_first(self) -> bool:
+        return not self._place.qos
+
+    @property
+    def connected(self) -> bool:
+        return self._connection is not None
 
     @property
     def state(self) -> bytes | None:
@@ -89,6 +99,7 @@ class MqttOutlet:
 
     async def send(self, records: Records, keep: Keep) -> None:
         """Raises ConnectionLost, SessionTakenOver, Refused (the broker won't have a message), Unsendable."""
+        self.sent = 0
         messages = self._messages(records)
         try:
             if self._place.qos == 2:
@@ -96,8 +107,11 @@ class MqttOutlet:
             else:
                 if self._connection is None:
                     self._connection = await self._connect(clean_start=True)
-                send = self._publish if self._place.qos else self._shout
-                await send(self._connection, messages)
+                if self._place.qos:
+                    await self._publish(self._connection, messages)
+                else:
+                    await keep(None)
+                    await self._shout(self._connection, messages)
         except SessionTakenOver:
             logger.warning(
                 "%s: another client has connected as %s: if it is none of this app's workers, give one of them another "
@@ -138,7 +152,9 @@ class MqttOutlet:
 
     async def _shout(self, connection: Connection, messages: Sequence[Publish]) -> None:
         for message in messages:
-            if self._is_much(connection, message):
+            much = self._is_much(connection, message)
+            self.sent += 1
+            if much:
                 await connection.drain()
         await connection.drain()
         number = connection.ping()
@@ -147,18 +163,29 @@ class MqttOutlet:
 
     async def _publish(self, connection: Connection, messages: Sequence[Publish]) -> None:
         """Publish all of them, and wait until each is answered."""
-        left, waiting = deque(messages), dict[int, str]()
+        left, waiting, out = deque(enumerate(messages)), dict[int, int](), 0
+        unsendable: Unsendable | None = None
         while left or waiting:
             while left and connection.window > 0:
-                message = left.popleft()
+                number, message = left.popleft()
                 message.packet_id = self._last_id = self._last_id % PACKET_IDS + 1
-                waiting[message.packet_id] = message.topic
-                if self._is_much(connection, message):
+                try:
+                    much = self._is_much(connection, message)
+                except Unsendable as error:  # what is before it is waited for: else it goes out again with each start
+                    unsendable = error
+                    left.clear()
+                    break
+                waiting[message.packet_id], out = number, number + 1
+                if much:
                     await connection.drain()
             await connection.drain()
-            for event in await connection.events():
+            for event in await connection.events() if waiting else ():
                 if isinstance(event, Puback) and event.packet_id in waiting:
-                    self._look_at(event, waiting.pop(event.packet_id))
+                    self._look_at(event, messages[waiting[event.packet_id]].topic)
+                    del waiting[event.packet_id]
+                    self.sent = next(iter(waiting.values()), out)
+        if unsendable is not None:
+            raise unsendable
 
     def _look_at(self, answer: Puback | Pubrec, topic: str) -> None:
         if answer.reason < 0x80:
@@ -254,6 +281,20 @@ class MqttOutlet:
 
 
 def _properties(headers: Headers) -> Properties:
-    """Headers as user properties, where they are text; those that the broker's messages bring are left out."""
-    found = [(name, value.decode(errors="replace")) for name, value in headers if not name.startswith("Mqtt-")]
+    """Headers as user properties; those that the broker's messages bring are left out, and those that can't be one."""
+    found: list[tuple[str, str]] = []
+    for name, value in headers:
+        if not name.startswith("Mqtt-") and _is_text(value) and _is_text(name.encode(errors="surrogatepass")):
+            found.append((name, value.decode()))
     return {"user_property": found} if found else {}
+
+
+def _is_text(raw: bytes) -> bool:
+    """Whether MQTT can carry it as a string (section 1.5.4)."""
+    if len(raw) > LONGEST_STRING or b"\0" in raw:
+        return False
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -21,7 +21,7 @@ from streams.errors import ConfigurationError
 __all__ = ["Place", "check_filters", "check_template", "fill", "parse_location"]
 
 _FIELD = re.compile(r"\{(\w*)\}")
-_UNFIT = re.compile(r"[\x00-\x1f+#\x7f]")
+_UNFIT = re.compile(r"[\x00-\x1f+#\x7f\udc80-\udcff]")
 _YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 
@@ -106,8 +106,9 @@ def check_template(address: str) -> str:
 
 
 def fill(template: str, key: bytes | None) -> str:
-    """The topic of a record.  What can't stand in one (wildcards, control characters) is escaped, as =23."""
+    """The topic of a record.  What can't stand in one (wildcards, control characters, bytes that aren't UTF-8) is
+    escaped, as =23."""
     if "{key}" not in template:
         return template
-    text = (key or b"").decode(errors="replace")
-    return template.replace("{key}", _UNFIT.sub(lambda found: f"={ord(found[0]):02X}", text))
+    text = (key or b"").decode(errors="surrogateescape")
+    return template.replace("{key}", _UNFIT.sub(lambda found: f"={ord(found[0]) & 0xFF:02X}", text))

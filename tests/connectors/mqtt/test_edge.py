@@ -418,3 +418,33 @@ def test_of_a_batch_of_large_messages_few_are_put_together_before_the_broker_rea
             await outlet.close()
 
     asyncio.run(main())
+
+
+def test_headers_that_mqtt_can_t_carry_are_left_out_and_nothing_is_mangled() -> None:
+    came: list[object] = []
+
+    async def behave(peer: Peer) -> None:
+        await peer.accept()
+        while isinstance(packet := await heard(peer), Publish):
+            came.append(packet.properties.get("user_property"))
+            await peer.say(Puback(packet.packet_id))
+
+    async def main() -> None:
+        headers = (
+            ("unit", "°C".encode()),
+            ("longest", b"x" * 65_535),
+            ("too long", b"x" * 65_536),
+            ("binary", b"\xff\xfe"),
+            ("nul", b"a\0b"),
+            ("a\0b", b"in its name"),
+            ("\udcff", b"no text as a name"),
+            ("Mqtt-Qos", b"2"),
+            ("empty", b""),
+        )
+        async with broker(behave) as config, asyncio.timeout(PATIENCE_S):
+            outlet = await outlet_at(edge_at(config, "qos=1"))
+            await outlet.send(Records([b"a", b"b"], [b"1", b"2"], [0, 0], [headers, (headers[3],)]), keeper([]))
+            await outlet.close()
+
+    asyncio.run(main())
+    assert came == [[("unit", "°C"), ("longest", "x" * 65_535), ("empty", "")], None]

@@ -84,6 +84,7 @@ def test_a_template_that_is_none_is_refused(address: str) -> None:
 def test_what_can_t_stand_in_a_topic_is_escaped() -> None:
     assert fill("alerts/{key}/hot", b"a/1") == "alerts/a/1/hot"
     assert fill("alerts/{key}", b"a+b#\0c") == "alerts/a=2Bb=23=00c"
+    assert fill("alerts/{key}", b"\xc3\xa4\xff\xe4") == "alerts/ä=FF=E4"
     assert fill("alerts", b"a") == "alerts"
     assert fill("alerts/{key}", None) == "alerts/"
 
