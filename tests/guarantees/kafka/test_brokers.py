@@ -10,6 +10,7 @@ from tests.brokers.kafka.cluster import KafkaCluster
 from tests.guarantees.kafka.fleet import Fleet, some_time
 from tests.guarantees.kafka.pipeline import APP, PACE, Pipeline
 
+WORKERS = 3
 BACKLOG = 4_000
 
 
@@ -18,7 +19,7 @@ def test_the_workers_outlive_the_only_broker_or_its_silence_and_no_result_is_los
 ) -> None:
     pipeline = Pipeline(kafka_own.bootstrap, chance)
     with Fleet(APP, kafka_own.bootstrap, tmp_path, env=PACE) as fleet:
-        fleet.start_all(2)
+        fleet.start_all(WORKERS)
         again = kafka_own.start
         for end, begin in ((kafka_own.stop, again), (kafka_own.kill, again), (kafka_own.pause, kafka_own.resume)):
             came_to = pipeline.done()
@@ -46,7 +47,7 @@ def test_leaders_of_what_workers_read_and_write_and_their_coordinator_die_and_no
     pipeline = Pipeline(kafka_cluster.bootstrap, chance, replication=3)
     pipeline.send(BACKLOG)
     with Fleet(APP, kafka_cluster.bootstrap, tmp_path, env=PACE) as fleet:
-        fleet.start_all(2)
+        fleet.start_all(WORKERS)
         task = "pipeline.events-0"
         for topic, partition in (
             (chance.choice(["events", "settled"]), 0),

@@ -13,7 +13,7 @@ from tests.guarantees.kafka.pipeline import APP, PACE, WITH_STANDBYS, Pipeline
 
 KILLS = 6
 BACKLOG = 6_000
-STORM_S = float(os.environ.get("STORM_S") or 30)
+STORM_S = float(os.environ.get("STORM_S") or 60)
 """How long workers join and leave."""
 MOST = 4
 

@@ -11,6 +11,7 @@ from tests.guarantees.kafka.pipeline import APP, PACE, Pipeline
 from tests.guarantees.kafka.verifier import members
 
 BACKLOG = 3_000
+WORKERS = 3
 PAUSES = 3
 FENCED = "another owner has taken over"
 
@@ -20,27 +21,28 @@ def test_a_worker_that_slept_while_its_tasks_moved_writes_nothing_and_then_joins
 ) -> None:
     pipeline = Pipeline(kafka_own.bootstrap, chance)
     with Fleet(APP, kafka_own.bootstrap, tmp_path, env=PACE) as fleet:
-        fleet.start_all(2)
+        fleet.start_all(WORKERS)
         for turn in range(PAUSES):
-            zombie, other = fleet.running[turn % 2], fleet.running[1 - turn % 2]
+            zombie = fleet.running[turn % WORKERS]
             came_to = pipeline.done()
             pipeline.send(BACKLOG)
             fleet.until(lambda: pipeline.done() > came_to, "the workers to come forward")  # noqa: B023
             fleet.until(some_time(chance, 0.0, 0.3), "the moment to pause")
             with paused(zombie):
                 fleet.until(
-                    lambda: members(kafka_own.bootstrap, "pipeline") == 1, "the session of the one that sleeps to end"
+                    lambda: members(kafka_own.bootstrap, "pipeline") == WORKERS - 1,
+                    "the session of the one that sleeps to end",
                 )
                 came_to = pipeline.verifier.look().total()
                 pipeline.send(BACKLOG)
-                fleet.until(lambda: pipeline.left() == 0, f"{other} to take over from the one that sleeps")
+                fleet.until(lambda: pipeline.left() == 0, "the others to take over from the one that sleeps")
                 fleet.until(lambda: pipeline.verifier.look().total() > came_to, "results of its tasks")  # noqa: B023
                 pipeline.send(BACKLOG)
             fleet.until(lambda: "this worker is out" in zombie.said, f"{zombie} to notice")  # noqa: B023
             fleet.until(lambda: pipeline.left() == 0, "the rest")
         # It has joined again: alone, it does what is left.
         pipeline.send(BACKLOG)
-        awake = fleet.running.pop((PAUSES - 1) % 2)
+        awake = fleet.running.pop((PAUSES - 1) % WORKERS)
         fleet.stop_all()
         fleet.running[awake.number] = awake
         pipeline.finish(fleet)
