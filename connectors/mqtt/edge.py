@@ -64,7 +64,8 @@ class MqttEdge:
         what goes out lies in the outbox until then.  Raises Refused and other ConfigurationErrors."""
         config = self._place.config
         try:
-            probe = await Connection.open(config, config.session(f"streams-{uuid4().hex[:14]}", clean_start=True))
+            name = self._named(f"streams-{uuid4().hex[:14]}")
+            probe = await Connection.open(config, config.session(name, clean_start=True))
         except ServiceUnavailable as error:
             logger.warning("%s; it is tried again", error)
             return

@@ -41,8 +41,10 @@ class Transport(Protocol):
         ...
 
 
-def meaning_of(error: BaseException, shown: str) -> StreamsError:
-    """What an error of a socket says about trying again."""
+def meaning_of(error: BaseException, shown: str, *, answered: bool = False) -> StreamsError:
+    """What an error of a socket says about trying again.  answered: the other side has said something before."""
+    if answered:  # by then certificates are accepted: what breaks TLS passes with another connection
+        return ConnectionLost(f"{shown}: the connection to the broker broke: {error}", Reason.SERVER_UNAVAILABLE)
     if isinstance(error, ssl.SSLCertVerificationError):
         words = (
             f"{shown}: the broker's certificate isn't accepted: {error.verify_message}; look at ca_file and the host"
@@ -60,6 +62,7 @@ class _Stream(asyncio.Protocol):
     def __init__(self, on_data: OnData, on_lost: OnLost, shown: str) -> None:
         self._on_data, self._on_lost, self._shown = on_data, on_lost, shown
         self._transport: asyncio.Transport | None = None
+        self._answered = False  # that our certificate isn't wanted may be said behind the handshake (TLS 1.3)
         self._room = asyncio.Event()
         self._room.set()
 
@@ -67,11 +70,12 @@ class _Stream(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # of uvloop, no subclass of it
 
     def data_received(self, data: bytes) -> None:
+        self._answered = True
         self._on_data(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._room.set()
-        self._on_lost(None if exc is None else meaning_of(exc, self._shown))
+        self._on_lost(None if exc is None else meaning_of(exc, self._shown, answered=self._answered))
 
     def pause_writing(self) -> None:
         self._room.clear()

@@ -125,6 +125,23 @@ def test_what_comes_again_after_a_crash_is_acknowledged_and_not_stored_twice(qos
     asyncio.run(main())
 
 
+def test_whoever_looks_whether_the_broker_lets_us_in_has_an_id_that_it_lets_in() -> None:
+    ids: list[str] = []
+
+    async def behave(peer: Peer) -> None:
+        ids.append((await peer.accept()).client_id)
+        await peer.ended()
+
+    async def main() -> None:
+        async with broker(behave) as config:
+            await edge_at(config, "client_id=plant").open()
+            await edge_at(config, "qos=1").open()
+
+    asyncio.run(main())
+    assert ids[0].startswith("plant.streams-")
+    assert len(ids[1]) <= 23, "as long as any broker takes (3.1.1, section 3.1.3.1)"
+
+
 def test_that_it_connects_is_stored_before_the_broker_hears_of_it() -> None:
     heard_of_us = False
 

@@ -153,6 +153,41 @@ def test_a_certificate_that_isn_t_trusted_is_refused_here_and_there(secured: Mos
     asyncio.run(main())
 
 
+def test_a_tls_stream_that_breaks_later_on_is_a_connection_that_is_lost(
+    secured: Mosquitto, authority: Authority
+) -> None:
+    async def main() -> None:
+        damage, over = asyncio.Event(), asyncio.Event()
+
+        async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            from_broker, to_broker = await asyncio.open_connection("127.0.0.1", secured.secure_websocket_port)
+
+            async def carry(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+                while data := await source.read(65_536):
+                    target.write(data)
+
+            carrying = [asyncio.create_task(carry(reader, to_broker)), asyncio.create_task(carry(from_broker, writer))]
+            await damage.wait()
+            writer.write(b"\x17\x03\x03\x00\x20" + bytes(32))  # a record that no key fits
+            await asyncio.wait(carrying, return_when=asyncio.FIRST_COMPLETED)
+            for end in (writer, to_broker):
+                end.transport.abort()
+            await asyncio.gather(*carrying, return_exceptions=True)
+            over.set()
+
+        async with await asyncio.start_server(between, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            url = f"wss://shop:s3cret@localhost:{port}?ca_file={authority.certificate}"
+            connection = await opened(config_of(url, MQTT_5), "me")
+            damage.set()
+            with pytest.raises(ConnectionLost, match="the connection to the broker broke"):
+                await until(connection, lambda seen: False)
+            await connection.close()
+            await over.wait()
+
+    asyncio.run(main())
+
+
 def test_who_is_taken_over_is_out_and_the_other_has_the_session(mosquitto: Mosquitto, unique: Unique) -> None:
     async def main() -> None:
         config, name = config_of(mosquitto.url, MQTT_5), unique("taken")
