@@ -18,12 +18,19 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from streams.connectors.mqtt.connection import Connection
-from streams.connectors.mqtt.errors import ConnectionLost, Refused, SessionTakenOver, Unsendable, WireError
+from streams.connectors.mqtt.errors import (
+    ConnectionLost,
+    ProtocolError,
+    Refused,
+    SessionTakenOver,
+    Unsendable,
+    WireError,
+)
 from streams.connectors.mqtt.events import Event, Pong
 from streams.connectors.mqtt.inflight import Batch, Inflight
 from streams.connectors.mqtt.packets import Publish, Pubrel, Suback, Subscription, Unsuback
 from streams.connectors.mqtt.place import Place
-from streams.connectors.mqtt.reasons import Reason, name_of
+from streams.connectors.mqtt.reasons import WORTH_ANOTHER_TRY, Reason, name_of
 from streams.core.edge import Received
 from streams.core.record import Headers, Records
 from streams.errors import RetryableError, StreamsError
@@ -35,6 +42,7 @@ logger = logging.getLogger("streams")
 TOPIC, QOS, RETAIN, DUP = "Mqtt-Topic", "Mqtt-Qos", "Mqtt-Retain", "Mqtt-Dup"
 SUBSCRIBE_ID, UNSUBSCRIBE_ID = 1, 2
 """Ids of our own direction: they have nothing to do with those of the broker's messages."""
+_RIGHTS = (Reason.NOT_AUTHORIZED, Reason.UNSPECIFIED_ERROR)  # the latter is all that 3.1.1 says
 
 
 class MqttIntake:
@@ -136,11 +144,13 @@ class MqttIntake:
                 while waiting:
                     for event in await connection.events():
                         if isinstance(event, Suback):
-                            self._look_at(event, add)
-                        if isinstance(event, (Suback, Unsuback)):
-                            waiting.discard(type(event))
+                            self._look_at_suback(event, add)
+                        elif isinstance(event, Unsuback):
+                            self._look_at_unsuback(event, remove)
                         else:
                             self._held.append(event)
+                            continue
+                        waiting.discard(type(event))
         except TimeoutError:
             words = f"{self._place.config.shown}: no answer to SUBSCRIBE"
             raise ConnectionLost(words, Reason.SERVER_UNAVAILABLE) from None
@@ -148,17 +158,42 @@ class MqttIntake:
             self._inflight.subscribed(self._wanted)
         self._subscribed = True
 
-    def _look_at(self, answer: Suback, asked: Mapping[str, int]) -> None:
+    def _look_at_suback(self, answer: Suback, asked: Mapping[str, int]) -> None:
+        self._check_answer("SUBACK", answer, SUBSCRIBE_ID, len(asked))
         shown = self._place.config.shown
         for (name, qos), reason in zip(asked.items(), answer.reasons, strict=True):
             if reason >= 0x80:
+                hint = "; give its user the right to read there" if reason in _RIGHTS else ""
                 raise Refused(
-                    f"{shown}: client {self._client_id} may not subscribe to {name}: {name_of(reason)}; give its user "
-                    f"the right to read there",
-                    reason,
+                    f"{shown}: client {self._client_id} may not subscribe to {name}: {name_of(reason)}{hint}", reason
                 )
-            if reason < qos:
-                logger.warning("%s: the broker grants %s at QoS %d, and not at %d", shown, name, reason, qos)
+            if reason < qos:  # less would be promised than was asked for
+                raise Refused(
+                    f"{shown}: the broker grants {name} at QoS {reason} only, and not at {qos}; write qos={reason}",
+                    Reason.QOS_NOT_SUPPORTED,
+                )
+
+    def _look_at_unsuback(self, answer: Unsuback, asked: Sequence[str]) -> None:
+        self._check_answer("UNSUBACK", answer, UNSUBSCRIBE_ID, len(asked) if answer.reasons else 0)
+        for name, reason in zip(asked, answer.reasons, strict=False):  # none in 3.1.1
+            if reason < 0x80:
+                continue
+            # What matches it would go on to come, and nothing here would know why.
+            said = (
+                f"{self._place.config.shown}: client {self._client_id} can't unsubscribe from {name}, which this "
+                + (f"source had before: {name_of(reason)}")
+            )
+            if reason in WORTH_ANOTHER_TRY:
+                raise ConnectionLost(said, reason)
+            raise Refused(f"{said}; give its user the right to, or end the session at the broker", reason)
+
+    def _check_answer(self, what: str, answer: Suback | Unsuback, packet_id: int, count: int) -> None:
+        """Raises ProtocolError for one that answers something else."""
+        if (answer.packet_id, len(answer.reasons)) != (packet_id, count):
+            raise ProtocolError(
+                f"{self._place.config.shown}: {what} for packet identifier {answer.packet_id} with "
+                f"{len(answer.reasons)} reasons; {count} were asked for under {packet_id}"
+            )
 
     def _taken(self, max_records: int, max_bytes: int) -> Received | None:
         """What has come, as much as is asked for, in order."""
