@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from streams.cli.options import AppOption, AsJson, LogOption, OptionalApp
+from streams.cli.options import AppOption, AsJson, ConfigOption, LogOption, OptionalApp
 from streams.cli.output import json_line, print_columns
 from streams.errors import ConfigurationError
 
@@ -23,7 +23,7 @@ agents = typer.Typer(help="List an app's agents, or ask one.", rich_markup_mode=
 
 
 @agents.callback(invoke_without_command=True)
-def listing(context: typer.Context, app: OptionalApp = None, json: AsJson = False) -> None:
+def listing(context: typer.Context, app: OptionalApp = None, config: ConfigOption = None, json: AsJson = False) -> None:
     """List an app's agents, or ask one."""
     if context.invoked_subcommand is not None:
         return
@@ -31,7 +31,7 @@ def listing(context: typer.Context, app: OptionalApp = None, json: AsJson = Fals
 
     if app is None:
         raise ConfigurationError("name the app: streams agents -A shop.app")
-    found = load_app(app)
+    found = load_app(app, config)
     rows = _described(found)
     if json:
         json_line(rows)
@@ -84,6 +84,7 @@ def ask(
     key: Annotated[str | None, typer.Option("--key", "-k", help="The key, where the app doesn't compute it.")] = None,
     timeout: Annotated[str, typer.Option(metavar="DURATION", help="How long to wait for the answer.")] = "30s",
     cast: Annotated[bool, typer.Option("--cast", help="Don't wait for an answer.")] = False,
+    config: ConfigOption = None,
     log: LogOption = None,
 ) -> None:
     """Ask an agent of a running worker, and print its answer as JSON."""
@@ -91,7 +92,7 @@ def ask(
     from streams.core.duration import parse_duration_ms
     from streams.runtime.wire import AskRequest
 
-    found = load_app(app)
+    found = load_app(app, config)
     request = AskRequest(agent, value.encode(), key, parse_duration_ms(timeout, "--timeout"), not cast)
     answer = asyncio.run(_ask(found, found.resolve_log_url(log), request))
     if not cast:

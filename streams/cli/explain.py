@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from streams.cli.options import AppOption, AsJson, LogOption
+from streams.cli.options import AppOption, AsJson, ConfigOption, LogOption
 from streams.cli.output import json_line, print_columns
 
 if TYPE_CHECKING:
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["explain"]
 
 
-def explain(app: AppOption, log: LogOption = None, json: AsJson = False) -> None:
+def explain(app: AppOption, config: ConfigOption = None, log: LogOption = None, json: AsJson = False) -> None:
     """Show the plan of an app: tasks, topics, stores, the guarantee of each edge and why. Nothing is changed."""
     from streams.cli.load import load_app
     from streams.runtime.explain import explain as explained
     from streams.runtime.places import is_shared
 
-    found = load_app(app)
+    found = load_app(app, config)
     url = found.resolve_log_url(log)
     unseen = asyncio.run(_look(found, url)) if is_shared(url) else None
     plan = explained(found, url, lambda each: _capabilities_of(each, own=each == url))

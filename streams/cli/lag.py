@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from streams.cli.failures import report
-from streams.cli.options import AppOption, AsJson, LogOption
+from streams.cli.options import AppOption, AsJson, ConfigOption, LogOption
 from streams.cli.output import json_line, print_columns
 from streams.errors import StreamsError
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["lag"]
 
 
-def lag(app: AppOption, log: LogOption = None, json: AsJson = False) -> None:
+def lag(app: AppOption, config: ConfigOption = None, log: LogOption = None, json: AsJson = False) -> None:
     """Show where each task stands in each of its inputs: committed position, end, and the difference."""
     from streams.cli.load import load_app
 
-    found = load_app(app)
+    found = load_app(app, config)
     rows = asyncio.run(_lag(found, found.resolve_log_url(log)))
     if json:
         json_line(rows)

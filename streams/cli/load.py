@@ -1,8 +1,11 @@
 """``-A``: from the name of a module, or a file, to the App in it.
 
     shop.app          the module's only App, or the one called ``app``
-    shop.app:orders   that attribute, or the App that it returns when it is a function without parameters
+    shop.app:orders   that attribute, or the App that it returns when it is a function
     flows/orders.py   the same by file
+
+A function called ``app`` counts as well where a module has no App.  One with a parameter is given what stands in the
+TOML file that ``--config`` names, as a dict.
 
 What must live here: finding and importing.  What must not: running the app.  The current folder is importable, as for
 ``python -m``.  Whatever goes wrong is one line that says which file and line.
@@ -12,8 +15,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -27,13 +33,17 @@ if TYPE_CHECKING:
 __all__ = ["load_app"]
 
 
-def load_app(name: str) -> App:
-    """Import the App that ``-A name`` means.  Raises ConfigurationError."""
+def load_app(name: str, config: str | None = None) -> App:
+    """Import the App that ``-A name`` means.  config: the file that it is made from.  Raises ConfigurationError."""
     from streams.dsl.app import App
 
     location, attribute = _split(name)
     module = _import(name, location)
     found = _attribute(name, module, attribute) if attribute else _only_app(name, module)
+    if callable(found) and not isinstance(found, type):
+        found = _made(name, found, config)
+    elif config is not None:
+        raise ConfigurationError(f"--config {config}: -A {name} is an app by itself, and made from no file")
     if not isinstance(found, App):
         raise ConfigurationError(f"-A {name}: {attribute} is a {type(found).__name__}, not an App{_offer(module)}")
     return found
@@ -114,12 +124,32 @@ def _attribute(name: str, module: ModuleType, attribute: str) -> Any:
         if not hasattr(found, part):
             raise ConfigurationError(f"-A {name}: {module.__name__} has no {attribute!r}{_offer(module)}")
         found = getattr(found, part)
-    if callable(found) and not isinstance(found, type):
-        try:
-            return found()
-        except Exception as error:
-            raise _broken(name, error) from error
     return found
+
+
+def _made(name: str, make: Callable[..., Any], config: str | None) -> Any:
+    """What a function makes, of what stands in a file if it has a parameter for that."""
+    wants = bool(inspect.signature(make).parameters)
+    if wants and config is None:
+        raise ConfigurationError(f"-A {name}: it is made from a file; name one with --config FILE")
+    if config is not None and not wants:
+        raise ConfigurationError(f"--config {config}: -A {name} is a function without a parameter for it")
+    given = [] if config is None else [_read(config)]
+    try:
+        return make(*given)
+    except ConfigurationError as error:
+        raise _broken(name, error) if config is None else ConfigurationError(f"{config}: {error}") from error
+    except Exception as error:
+        raise _broken(name, error) from error
+
+
+def _read(config: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(config).read_text("utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"--config {config}: it can't be read ({error.strerror})") from error
+    except ValueError as error:  # TOML's own error, and that of text that isn't UTF-8
+        raise ConfigurationError(f"--config {config}: it isn't TOML: {error}") from error
 
 
 def _apps(module: ModuleType) -> dict[str, Any]:
@@ -143,6 +173,8 @@ def _only_app(name: str, module: ModuleType) -> Any:
         return apps["app"]
     if len(apps) == 1:
         return next(iter(apps.values()))
+    if not apps and callable(made := getattr(module, "app", None)):
+        return made
     if not apps:
         raise ConfigurationError(
             f"-A {name}: {module.__name__} has no App; make one with "

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AppOption", "AsJson", "LogOption", "OptionalApp", "log_url_of"]
+__all__ = ["AppOption", "AsJson", "ConfigOption", "LogOption", "OptionalApp", "log_url_of"]
 
 AppOption = Annotated[
     str, typer.Option("--app", "-A", metavar="MODULE[:APP]", help="The app: a module (shop.app:app) or a .py file.")
@@ -14,6 +14,14 @@ AppOption = Annotated[
 OptionalApp = Annotated[
     str | None,
     typer.Option("--app", "-A", metavar="MODULE[:APP]", help="The app whose log and types to use."),
+]
+ConfigOption = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="The TOML file that the app is made from, where it is (streams.apps.bridge).",
+    ),
 ]
 LogOption = Annotated[
     str | None,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from streams.cli.options import AppOption, AsJson, LogOption
+from streams.cli.options import AppOption, AsJson, ConfigOption, LogOption
 from streams.cli.output import json_line
 from streams.errors import ConfigurationError, LogCorrupt
 
@@ -43,6 +43,7 @@ class _Found:
 
 def reset(
     app: AppOption,
+    config: ConfigOption = None,
     log: LogOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     json: AsJson = False,
@@ -54,7 +55,7 @@ def reset(
     """
     from streams.cli.load import load_app
 
-    found = load_app(app)
+    found = load_app(app, config)
     url = found.resolve_log_url(log)
     removed = asyncio.run(_reset(found, url, yes))
     if json:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.cli.options import AsJson, LogOption, OptionalApp, log_url_of
+from streams.cli.options import AsJson, ConfigOption, LogOption, OptionalApp, log_url_of
 from streams.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def send(
     ] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Send a tombstone for --key instead of a value.")] = False,
     app: OptionalApp = None,
+    config: ConfigOption = None,
     log: LogOption = None,
     create: Annotated[bool, typer.Option("--create", help="Create the topic (and the log) if it isn't there.")] = False,
     partitions: Annotated[int, typer.Option(help="For --create.", min=1)] = 1,
@@ -49,7 +50,7 @@ def send(
     """
     from streams.cli.load import load_app
 
-    found = load_app(app) if app is not None else None
+    found = load_app(app, config) if app is not None else None
     url = found.resolve_log_url(log) if found is not None else log_url_of(log)
     pairs = _pairs(value, key, separator, delete)
     sent = asyncio.run(_send(url, topic, pairs, found, create, partitions))

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import typer
 
-from streams.cli.options import AppOption, AsJson, LogOption
+from streams.cli.options import AppOption, AsJson, ConfigOption, LogOption
 from streams.cli.output import json_line
 from streams.errors import ConfigurationError, LogUnavailable
 
@@ -31,6 +31,7 @@ def tables(
     key: Annotated[str | None, typer.Argument(help="A key, as text; none lists rows.")] = None,
     prefix: Annotated[str, typer.Option(help="Rows whose keys begin so.")] = "",
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Rows at most.")] = 100,
+    config: ConfigOption = None,
     log: LogOption = None,
     json: AsJson = False,
 ) -> None:
@@ -41,7 +42,7 @@ def tables(
     """
     from streams.cli.load import load_app
 
-    found = load_app(app)
+    found = load_app(app, config)
     shown = asyncio.run(_look(found, found.resolve_log_url(log), name, key, prefix, limit))
     if json or (name is not None and key is not None):
         json_line(shown)

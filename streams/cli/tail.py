@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from streams.cli.options import AsJson, LogOption, OptionalApp, log_url_of
+from streams.cli.options import AsJson, ConfigOption, LogOption, OptionalApp, log_url_of
 from streams.cli.output import json_line, json_value, shown_bytes, shown_time
 from streams.errors import ConfigurationError
 
@@ -46,6 +46,7 @@ def tail(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
     partition: Annotated[int | None, typer.Option(help="One partition only.", min=0)] = None,
     app: OptionalApp = None,
+    config: ConfigOption = None,
     log: LogOption = None,
     json: AsJson = False,
 ) -> None:
@@ -55,7 +56,7 @@ def tail(
     """
     from streams.cli.load import load_app
 
-    url = load_app(app).resolve_log_url(log) if app is not None else log_url_of(log)
+    url = load_app(app, config).resolve_log_url(log) if app is not None else log_url_of(log)
     asyncio.run(_tail(url, topic, _Wanted(count, start, follow, partition), json))
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from streams.cli.options import AsJson, LogOption, OptionalApp, log_url_of
+from streams.cli.options import AsJson, ConfigOption, LogOption, OptionalApp, log_url_of
 from streams.cli.output import json_line, print_columns
 
 __all__ = ["topics"]
@@ -16,6 +16,7 @@ __all__ = ["topics"]
 def topics(
     log: LogOption = None,
     app: OptionalApp = None,
+    config: ConfigOption = None,
     everything: Annotated[bool, typer.Option("--all", "-a", help="Internal topics as well.")] = False,
     json: AsJson = False,
 ) -> None:
@@ -23,7 +24,7 @@ def topics(
     from streams.cli.load import load_app
     from streams.core.duration import format_duration_ms
 
-    url = load_app(app).resolve_log_url(log) if app is not None else log_url_of(log)
+    url = load_app(app, config).resolve_log_url(log) if app is not None else log_url_of(log)
     found = asyncio.run(_topics(url))
     shown = [each for each in found if everything or each["kind"] == "user"]
     if json:

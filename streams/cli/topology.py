@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from streams.cli.options import AppOption
+from streams.cli.options import AppOption, ConfigOption
 from streams.errors import ConfigurationError
 
 __all__ = ["topology"]
@@ -15,6 +15,7 @@ __all__ = ["topology"]
 
 def topology(
     app: AppOption,
+    config: ConfigOption = None,
     mermaid: Annotated[bool, typer.Option("--mermaid", help="As a mermaid flowchart.")] = False,
     svg: Annotated[str | None, typer.Option("--svg", metavar="FILE", help="As SVG into a file; - for stdout.")] = None,
 ) -> None:
@@ -25,7 +26,7 @@ def topology(
 
     if mermaid and svg is not None:
         raise ConfigurationError("--mermaid and --svg are two answers; ask for one of them")
-    found = load_app(app)
+    found = load_app(app, config)
     if svg is None:
         print(as_mermaid(draw(found)) if mermaid else as_text(found), end="")
         return

@@ -8,13 +8,14 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from streams.cli.options import AppOption, LogOption
+from streams.cli.options import AppOption, ConfigOption, LogOption
 
 __all__ = ["worker"]
 
 
 def worker(
     app: AppOption,
+    config: ConfigOption = None,
     log: LogOption = None,
     port: Annotated[
         int | None, typer.Option(help="Serve health, metrics and tables on this port (0: any).", min=0, max=65535)
@@ -72,14 +73,14 @@ def worker(
     from streams.runtime.processes import leave_with_parent
 
     set_up_logging(logging.WARNING if quiet else logging.INFO)
-    found = load_app(app)
+    found = load_app(app, config)
     url = found.resolve_log_url(log)
     check_processes(url, processes)
     check_worker_name(name)
     if processes > 1:
         open_log(url)  # what is wrong with the URL is said once, not by each of them
         asked = _Options(
-            app, log, host, port, advertise, name, until_idle, liveness_timeout, stop_timeout, uvloop, quiet
+            app, config, log, host, port, advertise, name, until_idle, liveness_timeout, stop_timeout, uvloop, quiet
         )
         return _supervise(asked, processes)
     leave_with_parent()
@@ -101,6 +102,7 @@ def worker(
 
 class _Options(NamedTuple):
     app: str
+    config: str | None
     log: str | None
     host: str
     port: int | None
@@ -124,6 +126,8 @@ def _supervise(given: _Options, processes: int) -> int:
 def _command(given: _Options, number: int) -> list[str]:
     """The command line of one of several workers."""
     command = [sys.executable, "-m", "streams", "worker", "--app", given.app, "--host", given.host]
+    if given.config is not None:
+        command += ["--config", given.config]
     if given.log is not None:  # else it finds it as we did: what isn't on our command line isn't for everybody's eyes
         command += ["--log", given.log]
     if given.port is not None:

@@ -240,6 +240,7 @@ class App:
         dead_letters: Topic[Any, Any] | str | None = None,
         on_lost: Literal["fail", "earliest"] = "fail",
         start: StartAt = "earliest",
+        tombstones: bool = False,
     ) -> Stream[Any, Any]:
         """The records of a topic, or of several merged: these have the same number of partitions.
 
@@ -256,6 +257,8 @@ class App:
         "earliest" that is left and count what is gone.
         start: where a task begins that has no position yet: "earliest", "latest", a time (datetime, or ms: the first
         record that isn't older), or {partition: offset}, where those not named begin at the earliest.
+        tombstones: True hands records without a value, which are deletions, on as None; else they are counted and left
+        out.
         """
         return read(
             self,
@@ -269,6 +272,7 @@ class App:
             dead_letters=dead_letters,
             on_lost=on_lost,
             start=start,
+            tombstones=tombstones,
         )
 
     @overload

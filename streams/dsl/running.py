@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from streams.core.capability import Derived
 from streams.core.log import TopicSpec
 from streams.core.record import Records
 from streams.core.state import StateSpec
@@ -27,6 +28,10 @@ class Running(Protocol):
     async def produce_marks(self, topic: TopicSpec, mark: Records) -> None: ...
     async def read_table(self, table: str, wire_key: bytes, state_key: bytes) -> Any: ...
     async def ask(self, agent: Agent[Any, Any], key: bytes, value: bytes, timeout_ms: int) -> Any: ...
+    def promised(self, topic: TopicSpec, *, written: bool) -> Derived:
+        """What holds for what comes from a topic, or goes to it: up to the commit, or from it on."""
+        ...
+
     async def cast(self, agent: Agent[Any, Any], key: bytes, value: bytes) -> None: ...
 
 

@@ -47,6 +47,7 @@ def read(
     dead_letters: Topic[Any, Any] | str | None,
     on_lost: Literal["fail", "earliest"],
     start: StartAt,
+    tombstones: bool,
 ) -> Stream[Any, Any]:
     """What ``App.stream`` does."""
 
@@ -61,13 +62,14 @@ def read(
             idle_after_ms=None if idle_after is None else parse_duration_ms(idle_after, "idle_after"),
             on_lost=on_lost,
             start=checked_start(start, f"the stream of {name}"),
+            tombstones=tombstones,
         )
 
     def one(named: Topic[Any, Any] | str) -> Stream[Any, Any]:
         source = app.topic(named, key=key, value=value) if isinstance(named, str) else named
         policy = _policy(app, source.name, on_error, dead_letters)
         node = _keyed(node_for(source.name, app.inlet(source.spec), source.value_codec, policy), source)
-        settings = (timestamp, node.slack_ms, idle_after, policy, on_lost, node.start)
+        settings = (timestamp, node.slack_ms, idle_after, policy, on_lost, node.start, tombstones)
         known = app.sources.get(source.name)
         if known is not None:
             if known[1] != settings:

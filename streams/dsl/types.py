@@ -61,6 +61,7 @@ class StreamSettings(TypedDict, total=False):
     dead_letters: Any
     on_lost: Literal["fail", "earliest"]
     start: StartAt
+    tombstones: bool
 
 
 class Unknown:

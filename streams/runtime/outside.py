@@ -13,7 +13,7 @@ from dataclasses import replace
 from streams.connectors.log_sink import sink_on
 from streams.connectors.registry import open_edge, open_foreign
 from streams.connectors.renamed import ForeignTopic, foreign_topic
-from streams.core.capability import derive_sink, derive_source, require
+from streams.core.capability import Derived, derive_sink, derive_source, require
 from streams.core.edge import Edge
 from streams.core.log import Foreign, Log, TaskRef, TopicSpec
 from streams.core.spread import BY_KEY
@@ -71,7 +71,7 @@ class Outside:
             log = self.logs[spec.name]
             if spec.name in self._app.outboxes:
                 await log.create_topics([replace(spec, location="")])
-                require(self._app.guarantee, place_of(spec), derive_sink(sink_on(log, spec.name).capabilities))
+                require(self._app.guarantee, place_of(spec), self.promised(spec, written=True))
             else:
                 await self._check_source(log, spec)
         for spec in blueprint.edge_topics:
@@ -79,16 +79,23 @@ class Outside:
             # Nobody asks a transport for more than it has: that it can't give exactly once is said, not refused.
             if spec.name in self._app.outboxes:
                 edge.check(spec, written=True)
-                self._say(f"to {place_of(spec)}", edge.guarantee(written=True).why)
+                self._say(f"to {place_of(spec)}", self.promised(spec, written=True).why)
             if spec.name in self._app.journals:
                 edge.check(spec, written=False)
-                self._say(f"from {place_of(spec)}", edge.guarantee(written=False).why)
+                self._say(f"from {place_of(spec)}", self.promised(spec, written=False).why)
+
+    def promised(self, topic: TopicSpec, *, written: bool) -> Derived:
+        """What holds between the app's log and a topic that lies elsewhere."""
+        if topic.address:
+            return self.edges[topic.name].guarantee(written=written)
+        log = self.logs[topic.name]
+        return derive_sink(sink_on(log, topic.name).capabilities) if written else derive_source(log.capabilities)
 
     def _say(self, edge: str, why: str) -> None:
         logger.info("app %s: %s: %s", self._app.name, edge, why)
 
     async def _check_source(self, log: Foreign, spec: TopicSpec) -> None:
-        require(self._app.guarantee, place_of(spec), derive_source(log.capabilities))
+        require(self._app.guarantee, place_of(spec), self.promised(spec, written=False))
         info = (await log.topics([spec.name])).get(spec.name)
         if info is not None and info.spec.partitions != spec.partitions:
             raise TopicMismatch(

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from streams.connectors.registry import open_edge, open_foreign
-from streams.core.capability import derive_commit, require
+from streams.core.capability import Derived, derive_commit, derive_source, require
 from streams.core.edge import Edge
 from streams.core.log import Append, Commit, Log, TaskRef, TopicSpec
 from streams.core.membership import Assignment, Member, Membership, Wanted
@@ -424,6 +424,13 @@ class Worker:
 
     def now_ms(self) -> int:
         return self._clock.now_ms()
+
+    def promised(self, topic: TopicSpec, *, written: bool) -> Derived:
+        """What holds for what comes from a topic, or goes to it: up to the commit, or from it on."""
+        if topic.location:
+            return self.outside.promised(topic, written=written)
+        capabilities = self.log.capabilities
+        return derive_commit(capabilities, self.app.guarantee) if written else derive_source(capabilities)
 
     async def produce(self, topic: TopicSpec, records: Records) -> None:
         """Append records to a topic, each to the partition of its key; for one that lies elsewhere, to its outbox."""

@@ -144,8 +144,8 @@ class TestDriver:
         records = target.encode(items, [at] * len(items), headers)
         self._append(target, self._worker.spread(target.spec, records))
 
-    def send_bytes(self, topic: str, value: bytes, *, key: bytes | None = None) -> None:
-        """Append raw bytes: a record that may not decode."""
+    def send_bytes(self, topic: str, value: bytes | None, *, key: bytes | None = None) -> None:
+        """Append raw bytes: a record that may not decode; None is a tombstone."""
         target = self._topic(topic)
         records = Records([key], [value], [self._clock.now_ms()])
         self._append(target, self._worker.spread(target.spec, records))

@@ -112,3 +112,34 @@ def test_the_traceback_is_there_for_the_asking(call: Call, project: Path) -> Non
     assert shown.returncode == 2
     assert "Traceback" in shown.stderr
     assert shown.stderr.splitlines()[-1].startswith("streams: error: -A broken: broken.py:1: ZeroDivisionError")
+
+
+MADE = """
+from streams import App
+def app(config):
+    made = App(config['name'])
+    made.stream(config['reads'])
+    return made
+"""
+
+
+def test_an_app_is_made_from_a_file_by_the_function_called_app(call: Call, project: Path) -> None:
+    (project / "made.py").write_text(MADE)
+    (project / "made.toml").write_text("name = 'north'\nreads = 'orders'\n")
+    for verb in ("topology", "explain"):
+        assert call(verb, "-A", "made", "--config", "made.toml").stdout.startswith("app north")
+
+
+def test_what_is_wrong_with_the_file_that_an_app_is_made_from_is_one_line(call: Call, project: Path) -> None:
+    (project / "made.py").write_text(MADE)
+    (project / "made.toml").write_text("name = ")
+    assert refusal(call("topology", "-A", "made")) == "-A made: it is made from a file; name one with --config FILE"
+    assert "--config nowhere.toml: it can't be read" in refusal(
+        call("topology", "-A", "made", "--config", "nowhere.toml")
+    )
+    assert "--config made.toml: it isn't TOML" in refusal(call("topology", "-A", "made", "--config", "made.toml"))
+    assert "made from no file" in refusal(call("topology", "-A", "bank", "--config", "made.toml"))
+    (project / "made.toml").write_text("name = 'a b'")
+    assert refusal(call("topology", "-A", "made", "--config", "made.toml")).startswith("made.toml: 'a b' can't name")
+    (project / "made.toml").write_text("name = 'north'")
+    assert "made.py:5: KeyError: 'reads'" in refusal(call("topology", "-A", "made", "--config", "made.toml"))
