@@ -21,6 +21,7 @@ NAMES = (
     "sessions.py",
     "test_an_app.py",
     "timers.py",
+    "transports.py",
     "windows.py",
     "wordcount.py",
 )
