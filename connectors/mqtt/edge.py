@@ -38,7 +38,7 @@ IN = {
     ),
 }
 OUT = {
-    0: Derived(Guarantee.AT_MOST_ONCE, "QoS 0: the broker may lose it on the way; after a crash some go out twice"),
+    0: Derived(Guarantee.AT_MOST_ONCE, "outbox; QoS 0: nothing goes out twice, and what is under way may get lost"),
     1: Derived(Guarantee.AT_LEAST_ONCE, "outbox; QoS 1: what wasn't acknowledged is published again"),
     2: Derived(
         Guarantee.EXACTLY_ONCE,

@@ -110,7 +110,7 @@ class MqttOutlet:
                 if self._place.qos:
                     await self._publish(self._connection, messages)
                 else:
-                    await keep(None)
+                    await keep(b"")
                     await self._shout(self._connection, messages)
         except SessionTakenOver:
             logger.warning(

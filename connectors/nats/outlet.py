@@ -20,7 +20,9 @@ class NatsOutlet:
     """An ``Outlet``: publishes in order, and waits until the server has it."""
 
     batch = 1000
-    under_way = 0
+    under_way = sent = 0
+    keeps_first = False  # at least once is chosen: what a flush hasn't confirmed goes out again
+    connected = True
     state = None
 
     def __init__(self, connection: Connection, template: str) -> None:

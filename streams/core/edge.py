@@ -31,7 +31,8 @@ from streams.core.record import Records
 __all__ = ["Edge", "Intake", "Keep", "Outlet", "Received"]
 
 Keep = Callable[[bytes], Awaitable[None]]
-"""Makes an outlet's state durable; returns when it is.  Raises Fenced: send nothing more."""
+"""Makes an outlet's state durable, an empty one being none, and where it ``keeps_first`` that the batch may be out;
+returns when it is.  Raises Fenced: send nothing more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Intake(Protocol):
         """What has come since the last call; None when nothing has within ``wait_s``.
 
         Called again once what it handed out last is ``stored``.  ``max_bytes`` may be overrun by a single record.
+        Until the transport has answered, what it returns has no records: only states to be kept before that.
         Raises RetryableError (open another one), ConfigurationError, DataError.
         """
         ...
@@ -84,6 +86,24 @@ class Outlet(Protocol):
         ...
 
     @property
+    def keeps_first(self) -> bool:
+        """Nothing goes out twice: ``send`` calls ``keep`` once it is connected and before the first record is out.  For
+        what can't tell whether anything arrives; what gets lost from there on isn't sent again."""
+        ...
+
+    @property
+    def connected(self) -> bool:
+        """The transport has answered.  Until then a stop doesn't wait for ``send``."""
+        ...
+
+    @property
+    def sent(self) -> int:
+        """How many records of the last batch, from its first on, needn't be sent again after an error: those that the
+        other end surely has, or all that went out where it ``keeps_first``.  Of no meaning while a state of the batch
+        is kept."""
+        ...
+
+    @property
     def state(self) -> bytes | None:
         """What to keep while no batch is under way, with the position behind the last one; None for nothing."""
         ...
@@ -91,7 +111,7 @@ class Outlet(Protocol):
     async def send(self, records: Records, keep: Keep) -> None:
         """Send a batch; returns when the other end has it, as surely as the transport can tell.
 
-        Raises RetryableError (some of it may be out), ConfigurationError, DataError.
+        May be cancelled at any await.  Raises RetryableError (some of it may be out), ConfigurationError, DataError.
         """
         ...
 

@@ -36,7 +36,9 @@ class QuietOutlet:
     """Appends to a topic."""
 
     batch = 1000
-    under_way = 0
+    under_way = sent = 0
+    keeps_first = False
+    connected = True
     state = None
 
     def __init__(self, log: MemoryLog, at: TopicPartition) -> None:

@@ -73,6 +73,9 @@ class Resuming:
     """An outlet that assigns ids, keeps them, sends, keeps that, and releases the ids."""
 
     batch = BATCH
+    keeps_first = False
+    connected = True
+    sent = 0
 
     def __init__(self, peer: Peer, process: Process, state: bytes | None) -> None:
         self.peer = peer
@@ -119,9 +122,26 @@ class Forgetful(Resuming):
         super().__init__(peer, process, None)
 
     async def send(self, records: Records, keep: Keep) -> None:
+        self.sent = 0
         for value in records.values:
             assert value is not None
             self.peer.held.clear()
+            await self.peer.publish(self, 0, value)
+            self.sent += 1
+
+
+class Hopeful(Forgetful):
+    """An outlet that can't tell what arrives, and promises that nothing comes twice."""
+
+    keeps_first = True
+
+    async def send(self, records: Records, keep: Keep) -> None:
+        self.sent = 0
+        await keep(b"")
+        for value in records.values:
+            assert value is not None
+            self.peer.held.clear()
+            self.sent += 1
             await self.peer.publish(self, 0, value)
 
 
@@ -157,6 +177,8 @@ def deliver(
     outlet: Callable[..., Outlet] = Resuming,
     kind: type[Egress] = Egress,
     checkpoint: Callable[[Checkpoint], None] = lambda checkpoint: None,
+    *,
+    may_lose: bool = False,
 ) -> tuple[list[int], int]:
     """What came to the peer in one run, and how much there was."""
     ground = Ground(seed)
@@ -186,7 +208,7 @@ def deliver(
             left.trim(egress.position.offset())
             out = set(peer.came)
             first = min((int(value or b"") for value in left.values), default=count)
-            assert out.issuperset(range(first)), "what wasn't out was trimmed"
+            assert may_lose or out.issuperset(range(first)), "what wasn't out was trimmed"
 
     async def work() -> None:
         put()
@@ -214,6 +236,11 @@ def at_least_once(seed: int, **settings: Any) -> None:
     assert all(after <= before + 1 for before, after in pairwise(came)), f"seed {seed}: out of order"
 
 
+def at_most_once(seed: int, **settings: Any) -> None:
+    came, _ = deliver(seed, may_lose=True, **settings)
+    assert all(before < after for before, after in pairwise(came)), f"seed {seed}: twice, or out of order"
+
+
 def first_caught(verdict: Callable[..., None], **settings: Any) -> int:
     for seed in range(BOUND):
         try:
@@ -233,6 +260,11 @@ def test_with_an_outlet_that_keeps_nothing_everything_goes_out_in_order_and_what
         at_least_once(seed, outlet=Forgetful)
 
 
+def test_with_an_outlet_that_keeps_first_nothing_goes_out_twice() -> None:
+    for seed in SEEDS:
+        at_most_once(seed, outlet=Hopeful)
+
+
 # ── sabotage ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -243,14 +275,15 @@ class PositionFirst(Egress):
         egress, taken = self, Position()
 
         class Noting(module._Queue):
-            def take(self, most: int) -> tuple[Records, Position]:
+            def take(self, most: int) -> tuple[Records, list[Position]]:
                 nonlocal taken
-                records, taken = super().take(most)
-                return records, taken
+                records, behind = super().take(most)
+                taken = behind[-1]
+                return records, behind
 
         class Early:
             batch, under_way = outlet.batch, outlet.under_way
-            state = None
+            sent, keeps_first, connected, state = 0, False, True, None
 
             async def send(self, records: Records, keep: Keep) -> None:
                 egress.delivered = taken
@@ -266,6 +299,24 @@ class PositionFirst(Egress):
 
 def test_a_position_that_is_kept_before_the_batch_is_sent_is_caught() -> None:
     first_caught(at_least_once, outlet=Forgetful, kind=PositionFirst)
+
+
+class KeepsLater(Hopeful):
+    """Keeps the position behind a batch when the first of it is out."""
+
+    async def send(self, records: Records, keep: Keep) -> None:
+        self.sent = 0
+        for number, value in enumerate(records.values):
+            assert value is not None
+            self.peer.held.clear()
+            self.sent += 1
+            await self.peer.publish(self, 0, value)
+            if not number:
+                await keep(b"")
+
+
+def test_a_position_that_is_kept_after_the_first_is_out_is_caught_where_nothing_may_come_twice() -> None:
+    first_caught(at_most_once, outlet=KeepsLater)
 
 
 class StateLater(Resuming):

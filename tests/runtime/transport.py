@@ -77,7 +77,9 @@ class Intake:
 
 class Outlet:
     batch = 10
-    under_way = 0
+    under_way = sent = 0
+    keeps_first = False
+    connected = True
     state = None
 
     def __init__(self, transport: Transport) -> None:
