@@ -196,6 +196,18 @@ class Graph:
         return {topic: sorted(set(tasks)) for topic, tasks in found.items()}
 
 
+def _check_together(topics: Iterable[TopicSpec], states: Iterable[StateSpec]) -> None:
+    """Raise where records of one key wouldn't meet in the task that keeps something of that key."""
+    held = sorted(state.name for state in states if state.of_keys)
+    for spec in topics if held else ():
+        if spec.kind == "journal" and spec.partitions > 1:
+            raise TopologyError(
+                f"{held[0]}: what comes to {spec.name} is shared out among its {spec.partitions} partitions whatever "
+                f"its key, so that records of one key would meet in different tasks; put a key_by in front, or take "
+                f"one partition"
+            )
+
+
 def _subtopology(graph: Graph, nodes: list[Node]) -> Subtopology:
     topics = {node.reads.name: graph.known.get(node.reads.name, node.reads) for node in nodes if node.reads is not None}
     sources = [cast(SourceNode, node) for node in nodes if node.reads is not None]
@@ -203,6 +215,7 @@ def _subtopology(graph: Graph, nodes: list[Node]) -> Subtopology:
         raise TopologyError(f"{nodes[0].name} has no source: nothing would ever reach it")
     # Tables and inboxes come and go with an edit; they don't name the tasks, unless there is nothing else.
     name = min([node.name for node in sources if node.timed] or [node.name for node in sources])
+    _check_together(topics.values(), [state for node in nodes for state in node.states])
     widest = max(topics.values(), key=lambda spec: (spec.partitions, spec.name))
     for spec in topics.values():
         if spec.partitions != widest.partitions:

@@ -35,6 +35,7 @@ class StateSpec:
 
     fingerprint: the kind of operator that keeps it and what it is set to; another one can't use its bytes.
     schema: of the values, where they are the user's own; compared for compatibility.
+    of_keys: what is kept under a key is about all records of that key, so that they have to meet in one task.
     """
 
     name: str
@@ -43,6 +44,7 @@ class StateSpec:
     decode: Callable[[bytes], Any]
     fingerprint: str
     schema: str = ""
+    of_keys: bool = True
 
 
 SAMPLE = 32

@@ -49,9 +49,8 @@ class Reply(msgspec.Struct, array_like=True, frozen=True):
 
 def requests_state(agent: str) -> StateSpec:
     """The bounded memory of answered requests: by request id the reply, and by number the id, oldest first."""
-    return StateSpec(
-        f"{agent}.requests", "keyed", msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode, "requests/1"
-    )
+    encode, decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
+    return StateSpec(f"{agent}.requests", "keyed", encode, decode, "requests/1", of_keys=False)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

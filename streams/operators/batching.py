@@ -52,7 +52,7 @@ def batching_state(name: str, encode: Callable[[Any], bytes], decode: Callable[[
         key, time, value = unpack(stored)
         return key, time, decode(value)
 
-    return StateSpec(name, "keyed", encode_entry, decode_entry, f"batching/1/{codec}")
+    return StateSpec(name, "keyed", encode_entry, decode_entry, f"batching/1/{codec}", of_keys=False)
 
 
 class _BatchingWork:

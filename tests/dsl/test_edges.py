@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from streams import App
+from streams import App, Stream
 from streams.core.capability import Capabilities
 from streams.core.message import Message
 from streams.dsl.foreign import edge_label, split_edge
-from streams.errors import ConfigurationError
+from streams.errors import ConfigurationError, TopologyError
 from streams.runtime.explain import explain
 from streams.testing import TestDriver
 
@@ -181,3 +181,30 @@ def test_a_value_without_the_key_that_it_is_written_under_meets_the_policy() -> 
         t.send("orders", {"shop": 3}, key="1")
         assert t.outputs("by-customer") == []
         assert [value for _, value in t.outputs("orders.dead-letters")] == [b'{"shop":3}']
+
+
+def test_records_that_a_transport_shares_out_need_a_key_by_in_front_of_state() -> None:
+    def plant() -> tuple[App, Stream[str, float]]:
+        app = App("plant")
+        return app, app.stream(app.topic("mqtt://localhost/plant/+", value=float, partitions=4))
+
+    app, readings = plant()
+    readings.count(name="readings")
+    with pytest.raises(TopologyError, match=r"readings: what comes to plant.plant.any.journal .* put a key_by"):
+        app.build()
+    app, readings = plant()
+    app.table("latest", source="mqtt://localhost/lab/+", value=float)
+    readings.key_by(lambda celsius: "all").count(name="readings")
+    readings.batch(10).to("batches")
+    app.build()
+
+
+def test_an_agent_without_tables_may_have_what_a_transport_shares_out() -> None:
+    app = App("plant")
+
+    @app.agent(app.stream(app.topic("mqtt://localhost/plant/+", value=float, partitions=4)))
+    async def look(readings):  # type: ignore[no-untyped-def]
+        async for _ in readings:
+            pass
+
+    app.build()
