@@ -16,6 +16,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from streams.connectors.mqtt.connection import Connection
 from streams.connectors.mqtt.errors import (
@@ -69,7 +70,7 @@ class MqttIntake:
     async def receive(self, *, max_records: int, max_bytes: int, wait_s: float) -> Received | None:
         assert self._handed is None, "what was handed out is stored before more is asked for"
         if self._ended:
-            return None
+            return self._taken(max_records, max_bytes)
         if self._error is not None:
             raise self._error
         if not self._announced:
@@ -236,8 +237,13 @@ class MqttIntake:
         await self._connection.drain()
 
     async def end(self) -> None:
-        """The session stays at the broker; what isn't acknowledged comes again to whoever is next."""
+        """The session stays at the broker; what isn't acknowledged comes again to whoever is next, but for what came at
+        QoS 0, which nobody sends again."""
         self._ended = True
+        if self._connection is not None:
+            with suppress(StreamsError, TimeoutError):  # what ends the connection now takes nothing back
+                async with asyncio.timeout(0):
+                    self._held.extend(await self._connection.events())
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
