@@ -219,11 +219,11 @@ class Session:
                 elif code == Code.DUPLICATE_SEQUENCE:
                     failure = CommitUnknown(f"{self._cluster.url}: {at}: stored before, but nobody knows where")
                 elif code in RETRIED:
-                    # One that ceases to lead says so even of what it has stored just before, while it waits for others.
-                    refusal = code in NOT_STORED or (self._acks == 1 and code != Code.KAFKA_STORAGE_ERROR)
-                    held[at].uncertain = not refusal or at in uncertain
+                    # One that ceases to lead says so even of what it has stored just before, and then also where.
+                    held[at].uncertain = code not in NOT_STORED or at in uncertain
                     refused[at] = name_of(code)
-                    if held[at].uncertain and not self._recognised(held[at]):
+                    stored_it = offset >= 0 or code == Code.KAFKA_STORAGE_ERROR
+                    if stored_it and held[at].uncertain and not self._recognised(held[at]):
                         self._cluster.moved([topic])  # else the next session would ask the same broker
                         failure = self._not_again(f"{self._cluster.url}: {at}: {name_of(code)}")
                 else:

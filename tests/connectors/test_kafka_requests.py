@@ -95,24 +95,27 @@ def test_a_batch_that_no_producer_vouches_for_is_not_sent_again_when_its_answer_
     assert session.uncertain == {AT: 1}
 
 
-def test_a_batch_that_a_leader_refuses_before_it_stores_it_is_sent_again_with_acks_1() -> None:
-    cluster = Scripted(in_turn(produced(Code.NOT_LEADER, -1), produced(Code.NONE, 7)), "acks=1")
-    runs = asyncio.run(Session(cluster, "lane", NO_PRODUCER).produce({AT: records()}, patience_s=5))
+@pytest.mark.parametrize(("acks", "producer"), [("1", NO_PRODUCER), ("all", (1, 0))])
+def test_a_batch_that_a_leader_refuses_before_it_stores_it_is_sent_again(acks: str, producer: tuple[int, int]) -> None:
+    """As one does that hasn't heard yet of a topic which was just made."""
+    cluster = Scripted(in_turn(produced(Code.NOT_LEADER, -1), produced(Code.NONE, 7)), f"acks={acks}")
+    runs = asyncio.run(Session(cluster, "lane", producer).produce({AT: records(OLD_MS)}, patience_s=5))
     assert runs == {AT: [(7, 1)]}
 
 
 def test_old_records_that_a_leader_stored_before_it_ceased_to_lead_are_not_sent_again() -> None:
     """The next leader may have forgotten their producer: they would be there twice."""
-    cluster = Scripted(in_turn(produced(Code.NOT_LEADER), produced(Code.NONE)))
+    cluster = Scripted(in_turn(produced(Code.NOT_LEADER, 3), produced(Code.NONE, 4)))
     asyncio.run(cluster.refresh([AT.topic]))
     session = Session(cluster, "lane", (1, 0))
     with pytest.raises(CommitUnknown, match="wouldn't recognise them"):
         asyncio.run(session.produce({AT: records(OLD_MS)}, patience_s=5))
     assert cluster.topic_id(AT.topic) is None, "the next one would ask the same broker"
-    again = in_turn(produced(Code.NOT_LEADER), produced(Code.NONE, 3))
-    assert asyncio.run(Session(Scripted(again), "lane", (1, 0)).produce({AT: records()}, patience_s=5)) == {
-        AT: [(3, 1)]
-    }
+
+
+def test_new_records_that_a_leader_stored_before_it_ceased_to_lead_are_sent_again_and_recognised() -> None:
+    cluster = Scripted(in_turn(produced(Code.NOT_LEADER, 3), produced(Code.NONE, 3)))
+    assert asyncio.run(Session(cluster, "lane", (1, 0)).produce({AT: records()}, patience_s=5)) == {AT: [(3, 1)]}
 
 
 @pytest.mark.parametrize(("acks", "told"), [("1", {AT: Position.at(5)}), ("0", {})])
