@@ -56,7 +56,8 @@ class Intake(Protocol):
         """What has come since the last call; None when nothing has within ``wait_s``.
 
         Called again once what it handed out last is ``stored``.  ``max_bytes`` may be overrun by a single record.
-        Until the transport has answered, what it returns has no records: only states to be kept before that.
+        Until the transport has answered, what it returns has no records: only states to be kept before that.  May be
+        cancelled, at a stop; what has come is handed out all the same, after ``end``.
         Raises RetryableError (open another one), ConfigurationError, DataError.
         """
         ...

@@ -96,7 +96,7 @@ class Status:
         self._connecting = {
             name: self._connecting.get(name, now)
             for name, ingress in sorted(self.worker.ingresses.items())
-            if ingress.connecting
+            if ingress.phase == "connecting"
         }
         return [
             f"ingress {name} has been connecting for {now - since:.0f} s; look at what it receives from"

@@ -13,6 +13,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -315,6 +316,9 @@ class Worker:
             return delivery
         ingress = self.outside.ingress(self.blueprint, ref, self.log, self.metrics)
         if ingress is not None:
+            read = self.app.sources.get(ingress.source)
+            if read is not None and read[0].policy.action != "fail":  # or one message that is too large comes for ever
+                ingress.skipped = partial(self.metrics.of, self.metrics.skipped, task)
             self.ingresses[task] = ingress
             return ingress
         subtopology, partition = self.blueprint.subtopology_of_task(task)
