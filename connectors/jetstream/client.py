@@ -24,7 +24,7 @@ import nats.errors
 
 from streams.connectors.jetstream.login import refusal
 from streams.connectors.jetstream.session import Session
-from streams.errors import ConfigurationError, LogUnavailable
+from streams.errors import ConfigurationError, DataError, LogUnavailable
 
 __all__ = ["Connection", "Message", "Subscription", "header_of", "publication"]
 
@@ -33,6 +33,8 @@ logger = logging.getLogger("streams")
 CRLF = b"\r\n"
 MESSAGES = b"HM"
 HMSG = MESSAGES[0]
+MAX_PAYLOAD = 2**20
+"""Where the server doesn't say; its own default."""
 AGAIN_S = 1.0
 TICK_S = 0.5
 STALL_S = 2.0
@@ -138,6 +140,14 @@ def publication(subject: str, payload: bytes, reply: str = "", headers: Sequence
     return b"HPUB %b %d %d\r\n%b%b\r\n" % (to, len(head), len(head) + len(payload), head, payload)
 
 
+def above_max_payload(what: str, size: int, most: int) -> str:
+    """What to say of a message that is too large."""
+    return (
+        f"{what}: a message of {size} bytes with its headers, and the server takes {most} (max_payload); send less, or "
+        f"raise max_payload in the server's configuration"
+    )
+
+
 def header_of(head: bytes, name: bytes) -> bytes | None:
     """The value of one header."""
     for line in head.split(b"\r\n")[1:]:
@@ -215,6 +225,11 @@ class Connection:
     def server(self) -> dict[str, Any]:
         """What the server says of itself."""
         return dict(self._client._server_info)
+
+    @property
+    def max_payload(self) -> int:
+        """How many bytes of headers and payload the server takes in a message.  It hangs up on who sends more."""
+        return int(self._client._server_info.get("max_payload", MAX_PAYLOAD))
 
     @property
     def place(self) -> str:
@@ -419,11 +434,14 @@ class Connection:
         ``again``: it only asks, so it is sent again every second, and for longer: a stream that has no leader drops
         what it is asked, and electing one takes up to ten seconds.
 
-        Raises ConfigurationError for what isn't allowed."""
+        Raises ConfigurationError for what isn't allowed, DataError for what is larger than the server takes."""
         if self._unfit:
             raise ConfigurationError(self._unfit)
         if not self.connected:
             raise LogUnavailable(f"{self.url}: not connected")
+        size = len(payload) + sum(len(name) + len(value) + 4 for name, value in headers) + (12 if headers else 0)
+        if size > self.max_payload:
+            raise DataError(f"{self.url}: {above_max_payload(subject, size, self.max_payload)}")
         patience_s = self.timeout_s * (ELECTION if again else 1)
         reply, future = self.expect()
         self._asked[reply.encode()] = subject

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from streams.connectors.jetstream.api import Api
 from streams.connectors.jetstream.chains import last_link
-from streams.connectors.jetstream.messages import BLOCK_PLACES, MAX_BLOCK_BYTES, MAX_BLOCK_RECORDS
+from streams.connectors.jetstream.messages import BLOCK_PLACES, MAX_BLOCK_BYTES, MAX_BLOCK_RECORDS, room
 from streams.connectors.jetstream.names import snapshot_subject
 from streams.connectors.jetstream.reader import JetStreamReader
 from streams.connectors.jetstream.snapshots import Manifest, SnapshotBlock, encode, next_block
@@ -169,11 +169,12 @@ def _add(new: _Written, entry: Entry) -> None:
 
 async def _write(api: Api, new: _Written, subject: str, *, whole: bool) -> None:
     """Store what is enough for a block; ``whole``: everything."""
-    while new.entries and (whole or new.entry_bytes >= MAX_BLOCK_BYTES or len(new.entries) >= MAX_BLOCK_RECORDS):
+    most = min(MAX_BLOCK_BYTES, room(api.connection.max_payload))
+    while new.entries and (whole or new.entry_bytes >= most or len(new.entries) >= MAX_BLOCK_RECORDS):
         size, count = 0, 0
         for entry in new.entries[:MAX_BLOCK_RECORDS]:
             size += len(entry[1] or b"") + len(entry[2] or b"") + 24
-            if count and size > MAX_BLOCK_BYTES:
+            if count and size > most:
                 break
             count += 1
         part, new.entries = new.entries[:count], new.entries[count:]

@@ -33,6 +33,7 @@ from typing import Any
 import msgspec
 
 from streams.connectors.jetstream.api import Api, ApiError
+from streams.connectors.jetstream.client import above_max_payload
 from streams.connectors.jetstream.foreign_burst import Burst, Outcome, find, send
 from streams.connectors.jetstream.foreign_config import ForeignConfig
 from streams.connectors.jetstream.foreign_messages import Form, Wire, form_of
@@ -53,6 +54,8 @@ CAPABILITIES = Capabilities(
 ATTEMPTS = 50
 BURST_BYTES = 4 * 2**20
 BATCH_MESSAGES, CHAIN_MESSAGES = 900, 500
+OWN_BYTES = 200
+"""What the headers of a burst take, beside the name of the stream."""
 
 
 class Delivered(msgspec.Struct, array_like=True):
@@ -89,10 +92,18 @@ async def _noted(api: Api, task: TaskRef) -> tuple[int, Delivered]:
 
 async def forget(api: Api, task: TaskRef) -> None:
     """Leave no position; a running owner is fenced.  Numbers begin under another name: the server would take messages
-    with the old ones for repeated."""
-    seq, held = await _noted(api, task)
-    if seq:
-        await api.publish(_note_subject(task), _encode(Delivered(_new().name, held.generation + 1)), after=seq)
+    with the old ones for repeated.  Raises LogUnavailable where owners keep writing theirs."""
+    for _ in range(ATTEMPTS):
+        seq, held = await _noted(api, task)
+        if not seq:
+            return
+        left = _encode(Delivered(_new().name, held.generation + 1))
+        if await api.publish(_note_subject(task), left, after=seq) is not None:
+            return
+    raise LogUnavailable(
+        f"{api.connection.url}: what delivery {task.name} has delivered is not forgotten: others keep delivering; stop "
+        f"the workers first"
+    )
 
 
 class ForeignSink:
@@ -240,6 +251,7 @@ class ForeignSinkWriter:
         self._spent = True  # until it is known to have been stored: after any error nothing more may follow
         held = self._held
         messages = self._form.messages(appends, held.name, held.number)
+        self._check_sizes(messages)
         gone: list[str] = []
         async with self._turn:
             if self._config.kind == "object":
@@ -253,6 +265,14 @@ class ForeignSinkWriter:
         for subject in gone:  # only now: what is removed shows no more that it was stored
             await self._api.purge(self._stream, subject)
         self._spent = False
+
+    def _check_sizes(self, messages: Sequence[Wire]) -> None:
+        """Raise DataError for what the server would hang up on, before it is noted as sent."""
+        most = self._api.connection.max_payload
+        for subject, lines, payload in messages:
+            size = len(lines) + len(payload) + OWN_BYTES + len(self._stream)
+            if size > most:
+                raise DataError(f"{self._where}: {above_max_payload(subject, size, most)}")
 
     async def _store(self, messages: Sequence[Wire]) -> None:
         held = self._held

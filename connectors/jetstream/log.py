@@ -6,6 +6,7 @@ What must live here: the protocol.  What must not: how it is done (``writer``, `
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from typing import Any
@@ -20,20 +21,22 @@ from streams.connectors.jetstream.config import parse_url
 from streams.connectors.jetstream.durability import power_failure
 from streams.connectors.jetstream.group import groups_config, members_of
 from streams.connectors.jetstream.membership import JetStreamMembership
-from streams.connectors.jetstream.messages import atomic_batch, blocks_of, rows_of
+from streams.connectors.jetstream.messages import MAX_RECORD_BYTES, atomic_batch, blocks_of, room, rows_of
 from streams.connectors.jetstream.reader import JetStreamReader
 from streams.connectors.jetstream.topics import Topics
 from streams.connectors.jetstream.upkeep import Upkeep
-from streams.connectors.jetstream.writer import JetStreamTaskWriter, Message, Totals, fence, last_held
+from streams.connectors.jetstream.writer import ATTEMPTS, JetStreamTaskWriter, Message, Totals, fence, last_held
 from streams.connectors.memory.rules import check_columns, check_record_sizes, partition_for
 from streams.core.capability import Capabilities, Durability, Limits
 from streams.core.log import Append, Commit, TopicInfo, TopicSpec
 from streams.core.membership import Member, Membership, TaskRef, Wanted
 from streams.core.record import Bounds, Position, Positions, TopicPartition
 from streams.core.telling import PowerFailure
-from streams.errors import CommitUnknown, ConfigurationError, LogUnavailable, PositionLost
+from streams.errors import CommitUnknown, ConfigurationError, DataError, LogUnavailable, PositionLost
 
 __all__ = ["JetStreamLog"]
+
+logger = logging.getLogger("streams")
 
 CAPABILITIES = Capabilities(
     replayable=True, ordered=True, durable=Durability.PROCESS, transactional=True, fences=True, detects_recreation=True
@@ -63,12 +66,6 @@ class JetStreamLog:
         self._pass: tuple[TopicPartition, AsyncGenerator[None, None]] | None = None
         self._tasks: set[TaskRef] = set()
         self._upkeep = Upkeep(self._api, self._topics)
-        self._limits = Limits(
-            max_commit_records=BATCH_MESSAGES,
-            max_packed_records=PACKED_RECORDS,
-            max_commit_bytes=16 * 2**20,
-            max_record_bytes=500_000,
-        )
 
     @property
     def capabilities(self) -> Capabilities:
@@ -76,7 +73,13 @@ class JetStreamLog:
 
     @property
     def limits(self) -> Limits:
-        return self._limits
+        """Of the server that we are connected to."""
+        return Limits(
+            max_commit_records=BATCH_MESSAGES,
+            max_packed_records=PACKED_RECORDS,
+            max_commit_bytes=16 * 2**20,
+            max_record_bytes=room(self._connection.max_payload),
+        )
 
     @property
     def url(self) -> str:
@@ -101,6 +104,13 @@ class JetStreamLog:
             raise ConfigurationError(
                 f"{self._url}: nats-server {version} has no atomic batches; use {MIN_VERSION[0]}.{MIN_VERSION[1]} or a "
                 f"later one"
+            )
+        if room(self._connection.max_payload) < MAX_RECORD_BYTES:
+            logger.warning(
+                "%s: the server's max_payload is %d bytes, so that a record may have %d at most",
+                self._url,
+                self._connection.max_payload,
+                room(self._connection.max_payload),
             )
         try:
             self._identity = await self._topics.open(groups_config())
@@ -225,8 +235,14 @@ class JetStreamLog:
         for task in tasks:
             if (await last_held(self._api, task))[0] == 0:
                 continue
-            writer = await self.fence(task)
-            await writer.forget()
+            for _ in range(ATTEMPTS):
+                if await (await self.fence(task)).forget():
+                    break
+            else:
+                raise LogUnavailable(
+                    f"{self._url}: the checkpoint of task {task.name} is not forgotten: others keep claiming it; stop "
+                    f"the workers first"
+                )
         for group in {task.group for task in tasks}:
             await self._topics.forget_lost(group)
 
@@ -239,7 +255,7 @@ class JetStreamLog:
             messages: list[Message] = []
             if place.packed:
                 link = await last_link(self._api, place) if place.compact else None
-                for _, payload in blocks_of(append.records):
+                for _, payload in blocks_of(append.records, self._connection.max_payload):
                     lines = link.lines(len(payload), 1 if messages else None) if link is not None else []
                     messages.append((place.subject, lines, payload))
                 if link is not None:
@@ -256,7 +272,7 @@ class JetStreamLog:
         try:
             if not self._connection.connected:
                 raise LogUnavailable(f"{self._url}: not connected; nothing was stored")
-            await self._connection.write(atomic_batch(messages, reply))
+            await self._connection.write(atomic_batch(messages, reply, self._connection.max_payload))
             try:
                 async with asyncio.timeout(self._connection.timeout_s):
                     message = await future
@@ -274,9 +290,19 @@ class JetStreamLog:
         return int(answer["seq"])
 
     def _check(self, commit: Commit) -> None:
+        most = room(self._connection.max_payload)
         for append in commit.appends:
             check_columns(append.partition, append.records)
-            check_record_sizes(append.partition, append.records, self._limits.max_record_bytes)
+            try:
+                check_record_sizes(append.partition, append.records, most)
+            except DataError as error:
+                what, given = str(error).partition(";")[0], self._connection.max_payload
+                way = (
+                    f", or raise the server's max_payload={given}"
+                    if most < MAX_RECORD_BYTES
+                    else "; on NATS no record has more"
+                )
+                raise DataError(f"{what}; send less{way}") from error
 
     partition_for = staticmethod(partition_for)
 

@@ -19,9 +19,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from streams.connectors.jetstream.client import Message
+from streams.connectors.jetstream.client import MAX_PAYLOAD, Message, above_max_payload
 from streams.core.record import Headers, Records
-from streams.errors import LogCorrupt
+from streams.errors import DataError, LogCorrupt
 
 __all__ = [
     "BLOCK_PLACES",
@@ -32,12 +32,16 @@ __all__ = [
     "columns_of",
     "record_of",
     "records_of_block",
+    "room",
     "rows_of",
+    "unreadable",
 ]
 
 BLOCK_PLACES = 2**20
 MAX_BLOCK_RECORDS = 1000
-MAX_BLOCK_BYTES = 400_000
+MAX_RECORD_BYTES, MAX_BLOCK_BYTES = 500_000, 400_000
+HEAD_BYTES = 4096
+"""Of a message, what is left to headers: those of a batch, and what a record has beside key, value and headers."""
 
 KEY, TIME, TOMBSTONE, PACKED = b"Streams-Key", b"Streams-Time", b"Streams-Tombstone", b"Streams-Packed"
 Lines = list[tuple[str, bytes]]
@@ -66,7 +70,7 @@ _decode_packed = msgspec.msgpack.Decoder(_Packed).decode
 _space = re.compile(rb"\s").search
 _plain = re.compile(
     rb"NATS/1\.0\r\n(?:Nats-[^\r]*+\r\n)*+"
-    rb"Streams-Time: (\d+)\r\n(?:Streams-Key: (\S++(?: ++\S++)*+)\r\n)?+"
+    rb"Streams-Time: (\d{1,18})\r\n(?:Streams-Key: (\S++(?: ++\S++)*+)\r\n)?+"
     rb"(?:Nats-[^\r]*+\r\n)*+\r\n"
 ).fullmatch
 """Headers as nearly all messages have them, that ``rows_of`` has made."""
@@ -143,14 +147,14 @@ def _names(name: str) -> bool:
     )
 
 
-def columns_of(messages: Sequence[Arrived]) -> Records:
-    """Messages as records."""
+def columns_of(messages: Sequence[Arrived], where: str = "", stream: str = "") -> Records:
+    """Messages of ``stream`` as records.  Raises LogCorrupt."""
     keys: list[bytes | None] = []
     values: list[bytes | None] = []
     times: list[int] = []
     headers: list[Headers | None] = []
     some = False
-    for _, time_ns, (_, _, head, payload) in messages:
+    for seq, time_ns, (_, _, head, payload) in messages:
         plain = _plain(head)
         if plain is not None:
             time, key = plain.groups()
@@ -159,7 +163,10 @@ def columns_of(messages: Sequence[Arrived]) -> Records:
             times.append(int(time))
             headers.append(None)
             continue
-        row = record_of(head, payload, time_ns // 1_000_000)
+        try:
+            row = record_of(head, payload, time_ns // 1_000_000)
+        except ValueError as error:
+            raise unreadable(where, stream, seq, error) from error
         keys.append(row[0])
         values.append(row[1])
         times.append(row[2])
@@ -168,8 +175,22 @@ def columns_of(messages: Sequence[Arrived]) -> Records:
     return Records(keys, values, times, headers if some else None)
 
 
-def record_of(head: bytes, payload: bytes, time_ms: int) -> tuple[bytes | None, bytes | None, int, Headers | None]:
-    """Key, value, timestamp and headers of a message; ``time_ms``: when the server stored it."""
+def unreadable(where: str, stream: str, seq: int, error: ValueError) -> LogCorrupt:
+    """The error for a message whose headers ``record_of`` can't read."""
+    return LogCorrupt(
+        f"{where}, message {seq}: its headers don't read back ({error}); was it written by something else?  Have its "
+        f"sender mended, look at it (nats stream get {stream} {seq}) and remove it (nats stream rmm {stream} {seq})"
+    )
+
+
+def record_of(
+    head: bytes, payload: bytes, time_ms: int, unread: list[str] | None = None
+) -> tuple[bytes | None, bytes | None, int, Headers | None]:
+    """Key, value, timestamp and headers of a message; ``time_ms``: when the server stored it.
+
+    A header of ours that isn't what it has to be (a time that is no number, what isn't base64 of MessagePack) raises
+    ValueError; given a list, it stays among the headers as it is, and the list is told what is wrong with it.
+    """
     if not head:
         return None, payload, time_ms, None
     key: bytes | None = None
@@ -181,14 +202,21 @@ def record_of(head: bytes, payload: bytes, time_ms: int) -> tuple[bytes | None, 
         if not colon:
             continue
         content = content.strip()
-        if name == TIME:
-            time_ms = int(content)
+        if name in (TIME, PACKED):
+            try:
+                if name == TIME:
+                    time_ms = _time(content)
+                else:
+                    packed = _decode_packed(base64.b64decode(content))
+            except ValueError as error:
+                if unread is None:
+                    raise ValueError(f"{name.decode()}: {error}") from error
+                unread.append(f"{name.decode()}: {error}")
+                headers.append((name.decode(), content))
         elif name == KEY:
             key = content
         elif name == TOMBSTONE:
             value = None
-        elif name == PACKED:
-            packed = _decode_packed(base64.b64decode(content))
         elif not name.startswith(b"Nats-"):
             headers.append((name.decode(errors="replace"), content))
     if packed is not None:
@@ -196,17 +224,31 @@ def record_of(head: bytes, payload: bytes, time_ms: int) -> tuple[bytes | None, 
     return key, value, time_ms, tuple(headers) or None
 
 
+def _time(content: bytes) -> int:
+    """Raises ValueError, also for a time that no log could keep."""
+    time_ms = int(content)
+    if not -(2**63) <= time_ms < 2**63:
+        raise ValueError(f"{time_ms} is no time in milliseconds")
+    return time_ms
+
+
 # ── blocks ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def blocks_of(records: Records) -> Iterator[tuple[int, bytes]]:
+def room(max_payload: int) -> int:
+    """What a record may have on a server that takes messages of ``max_payload`` bytes."""
+    return min(MAX_RECORD_BYTES, max_payload - min(HEAD_BYTES, max_payload // 4))
+
+
+def blocks_of(records: Records, max_payload: int = MAX_PAYLOAD) -> Iterator[tuple[int, bytes]]:
     """``records`` as blocks: (number of records, payload) of each, in order."""
+    most = min(MAX_BLOCK_BYTES, room(max_payload))
     start, count = 0, len(records)
     while start < count:
         end = min(start + MAX_BLOCK_RECORDS, count)
         payload = _block(records, start, end)
-        while len(payload) > MAX_BLOCK_BYTES and end - start > 1:
-            end = start + max(1, (end - start) * MAX_BLOCK_BYTES // (len(payload) + 1))
+        while len(payload) > most and end - start > 1:
+            end = start + max(1, (end - start) * most // (len(payload) + 1))
             payload = _block(records, start, end)
         yield end - start, payload
         start = end
@@ -231,10 +273,15 @@ def records_of_block(payload: bytes, where: str) -> Records:
 # ── batches ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def atomic_batch(messages: Iterable[tuple[str, Sequence[tuple[str, bytes]] | bytes, bytes]], reply: str) -> bytes:
+def atomic_batch(
+    messages: Iterable[tuple[str, Sequence[tuple[str, bytes]] | bytes, bytes]],
+    reply: str,
+    max_payload: int = MAX_PAYLOAD,
+) -> bytes:
     """Messages (subject, headers, payload) of one stream as one atomic batch (ADR-50); the last one is answered.
 
-    Headers are pairs, or lines as ``rows_of`` makes them.
+    Headers are pairs, or lines as ``rows_of`` makes them.  Raises DataError for a message that the server doesn't take:
+    it would hang up, and whoever sent it would do so again and again.
     """
     # Every stored message has the id, and every reader gets it: it is as short as chance allows.
     batch = secrets.token_urlsafe(12).encode()
@@ -249,6 +296,8 @@ def atomic_batch(messages: Iterable[tuple[str, Sequence[tuple[str, bytes]] | byt
             to = f"{subject} {reply}"
         place = b"%d" % number
         size = base + len(place) + len(lines)
+        if size + len(payload) > max_payload:
+            raise DataError(above_max_payload(subject, size + len(payload), max_payload))
         parts.append(
             b"HPUB %b %d %d\r\nNATS/1.0\r\nNats-Batch-Id: %b\r\nNats-Batch-Sequence: %b\r\n%b\r\n%b\r\n"
             % (to.encode(), size, size + len(payload), batch, place, lines, payload)

@@ -25,6 +25,7 @@ from streams.connectors.jetstream.api import EXPECTED, Api, ErrorCode
 from streams.connectors.jetstream.chains import Link, last_link
 from streams.connectors.jetstream.messages import (
     BLOCK_PLACES,
+    HEAD_BYTES,
     Lines,
     atomic_batch,
     blocks_of,
@@ -36,9 +37,9 @@ from streams.connectors.jetstream.topics import Topics
 from streams.core.log import Commit
 from streams.core.membership import TaskRef
 from streams.core.record import Position, Positions, Records, TopicPartition
-from streams.errors import CommitUnknown, DataError, Fenced, LogCorrupt, LogUnavailable
+from streams.errors import CommitUnknown, ConfigurationError, DataError, Fenced, LogCorrupt, LogUnavailable
 
-__all__ = ["Held", "JetStreamTaskWriter", "Totals", "fence", "last_held"]
+__all__ = ["ATTEMPTS", "Held", "JetStreamTaskWriter", "Totals", "fence", "last_held"]
 
 ATTEMPTS = 50
 BATCH_MESSAGES = 1000
@@ -150,7 +151,7 @@ class JetStreamTaskWriter:
         else:
             subject = spill_subject(self._task.group, self._task.slot)
             for at, records in outputs.items():
-                for _, block in blocks_of(records):
+                for _, block in blocks_of(records, self._api.connection.max_payload):
                     spilled.append(len(messages))
                     messages.append((subject, [], _encode(Spilled(at.topic, at.partition, block))))
         if len(messages) >= BATCH_MESSAGES:
@@ -162,7 +163,14 @@ class JetStreamTaskWriter:
         if spilled:
             # Relative to this message, whose own sequence the server gives out.
             held.spill = (spilled[0] - len(messages), spilled[-1] - len(messages), 0)
-        messages.append((self._pos, [(EXPECTED, b"%d" % self._seq)], _encode(held)))
+        place = _encode(held)
+        most = self._api.connection.max_payload
+        if len(place) > most - HEAD_BYTES:
+            raise ConfigurationError(
+                f"{self._where}: its checkpoint has {len(place)} bytes, and the server takes messages of {most} "
+                f"(max_payload); raise max_payload in the server's configuration"
+            )
+        messages.append((self._pos, [(EXPECTED, b"%d" % self._seq)], place))
         self._seq = await self._send(messages)
         self._held = held
         first = self._seq - len(messages) + 1
@@ -176,10 +184,12 @@ class JetStreamTaskWriter:
         self._spent = False
         return {at: Position.at((first + index + 1) * BLOCK_PLACES) for at, index in ends.items()}
 
-    async def forget(self) -> None:
-        """Leave no checkpoint; the writer is of no further use."""
+    async def forget(self) -> bool:
+        """Leave no checkpoint; the writer is of no further use.  False where another owner was quicker: it is there
+        still."""
         self._spent = True
-        await self._api.publish(self._pos, _encode(Held(self._held.generation, None)), after=self._seq)
+        left = _encode(Held(self._held.generation, None))
+        return await self._api.publish(self._pos, left, after=self._seq) is not None
 
     async def close(self) -> None:
         self._spent = True
@@ -219,7 +229,7 @@ class JetStreamTaskWriter:
             if link is None:
                 link = self._links[at] = await last_link(self._api, place) if place.compact else Link(0, 0)
             back: int | None = None
-            for _, payload in blocks_of(records):
+            for _, payload in blocks_of(records, self._api.connection.max_payload):
                 lines = link.lines(len(payload), back) if place.compact else []
                 ends[at] = len(messages)
                 messages.append((log_subject(self._task.group, *at), lines, payload))
@@ -265,7 +275,7 @@ class JetStreamTaskWriter:
             raise LogUnavailable(f"{self._where}: not connected; nothing was stored")
         reply, future = connection.expect()
         try:
-            await connection.write(atomic_batch(messages, reply))
+            await connection.write(atomic_batch(messages, reply, connection.max_payload))
             async with asyncio.timeout(connection.timeout_s):
                 message = await future
         except (TimeoutError, LogUnavailable) as error:

@@ -6,7 +6,7 @@ delivered when (``runtime.egress``).
 
 from __future__ import annotations
 
-from streams.connectors.jetstream.client import Connection
+from streams.connectors.jetstream.client import Connection, above_max_payload
 from streams.connectors.jetstream.messages import rows_of
 from streams.connectors.nats.subjects import fill
 from streams.core.edge import Keep
@@ -32,16 +32,14 @@ class NatsOutlet:
     async def send(self, records: Records, keep: Keep) -> None:
         """Raises LogUnavailable (some of it may be out), DataError for a message that is too large."""
         connection = self._connection
-        most = connection.server.get("max_payload", 2**20)
+        most = connection.max_payload
         out: list[bytes] = []
         for key, (lines, payload) in zip(records.keys, rows_of(records), strict=True):
             subject = fill(self._template, key)
-            if len(lines) + len(payload) > most:
-                raise DataError(
-                    f"{connection.url}: {subject}: a message of {len(payload)} bytes, and the server takes {most} "
-                    f"(max_payload)"
-                )
-            out.append(_message(subject, lines, payload))
+            head = b"NATS/1.0\r\n%b\r\n" % lines
+            if len(head) + len(payload) > most:
+                raise DataError(f"{connection.url}: {above_max_payload(subject, len(head) + len(payload), most)}")
+            out.append(_message(subject, head, payload))
         await connection.write(b"".join(out))
         await connection.flush()
 
@@ -49,6 +47,5 @@ class NatsOutlet:
         """The connection is the edge's."""
 
 
-def _message(subject: str, lines: bytes, payload: bytes) -> bytes:
-    head = b"NATS/1.0\r\n%b\r\n" % lines
+def _message(subject: str, head: bytes, payload: bytes) -> bytes:
     return b"HPUB %b %d %d\r\n%b%b\r\n" % (subject.encode(), len(head), len(head) + len(payload), head, payload)
