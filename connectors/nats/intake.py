@@ -9,6 +9,7 @@ counted.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from contextlib import suppress
@@ -21,6 +22,8 @@ from streams.errors import LogUnavailable
 
 __all__ = ["REPLY", "SUBJECT", "NatsIntake"]
 
+logger = logging.getLogger("streams")
+
 SUBJECT, REPLY = "Nats-Subject", "Nats-Reply"
 BUFFER_BYTES = 64 * 2**20
 EACH_BYTES = 100
@@ -28,10 +31,10 @@ EACH_BYTES = 100
 
 
 class NatsIntake:
-    """An ``Intake``."""
+    """An ``Intake``.  unread: how many messages had a header of ours that doesn't read."""
 
     def __init__(self, connection: Connection) -> None:
-        self.lost = 0
+        self.lost = self.unread = 0
         self._connection = connection
         self._subscription: Subscription | None = None
         self._waiting: deque[tuple[int, Message]] = deque()
@@ -68,7 +71,10 @@ class NatsIntake:
         while self._waiting and len(records.values) < max_records and size < max_bytes:
             at_ms, message = self._waiting.popleft()
             size += _size(message)
-            key, value, time_ms, headers = record_of(message.head, message.payload, at_ms)
+            unread: list[str] = []
+            key, value, time_ms, headers = record_of(message.head, message.payload, at_ms, unread)
+            if unread:
+                self._tell(message, unread)
             own: Headers = ((SUBJECT, message.subject),)
             if message.reply:
                 own += ((REPLY, message.reply),)
@@ -79,6 +85,17 @@ class NatsIntake:
             records.headers.append(own + headers if headers else own)
         self._bytes -= size
         return Received(records)
+
+    def _tell(self, message: Message, unread: list[str]) -> None:
+        """Nobody has looked at what comes: one bad header must neither end the worker nor lose the message."""
+        self.unread += 1
+        if self.unread == 1:
+            logger.warning(
+                "%s: a message came with a header that doesn't read (%s); it is taken without it, and the header stays "
+                "with it as it is; there may be more of them",
+                message.subject.decode(errors="replace"),
+                "; ".join(unread),
+            )
 
     async def stored(self) -> None:
         """Nobody waits to hear of it."""

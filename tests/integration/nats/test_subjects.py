@@ -24,8 +24,8 @@ from streams.connectors.nats import intake as receiving
 from streams.connectors.nats.edge import NatsEdge
 from streams.connectors.registry import open_log
 from streams.core.log import TopicSpec
-from streams.core.record import TopicPartition
-from streams.errors import ConfigurationError
+from streams.core.record import Records, TopicPartition
+from streams.errors import ConfigurationError, DataError
 from streams.runtime.clock import SystemClock
 from streams.runtime.worker import Worker
 from streams.testing.driver import MemoryStores
@@ -153,6 +153,30 @@ def test_what_is_written_to_a_subject_gets_there_with_its_key_in_the_subject(
     asyncio.run(run())
 
 
+def test_a_message_is_sent_up_to_the_server_s_max_payload_and_refused_above_it(
+    nats: NatsServer, unique: Callable[[str], str]
+) -> None:
+    """The line that headers begin with counts as well: the server hangs up on a message that is a byte too long."""
+
+    async def run() -> None:
+        edge = NatsEdge(nats.url)
+        await edge.open()
+        outlet = await edge.outlet(TopicSpec("o", address=unique("o")), "group", 0, None)
+        most = edge._connection.max_payload
+        largest = most - len(b"NATS/1.0\r\nStreams-Time: 1\r\n\r\n")
+        await outlet.send(Records([None], [bytes(largest)], [1]), keep)
+        for size in (largest + 1, largest + 12, most):
+            with pytest.raises(DataError, match=rf"takes {most} \(max_payload\)"):
+                await outlet.send(Records([None], [bytes(size)], [1]), keep)
+        assert edge._connection.reconnects == 0, "the server hung up"
+        await edge.close()
+
+    async def keep(state: bytes | None) -> None:
+        """Nothing has to be kept."""
+
+    asyncio.run(run())
+
+
 async def records(log: MemoryLog, at: TopicPartition) -> list[tuple[bytes | None, bytes | None, dict[str, bytes]]]:
     bounds = (await log.bounds([at]))[at]
     reader = log.reader({at: bounds.start})
@@ -190,6 +214,34 @@ def test_what_a_log_takes_too_slowly_is_dropped_and_counted(
         await edge.close()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("header", [("Streams-Time", "abc"), ("Streams-Packed", "AAAA")])
+def test_a_header_that_doesn_t_read_neither_ends_the_worker_nor_loses_the_message(
+    nats: NatsServer, unique: Callable[[str], str], caplog: pytest.LogCaptureFixture, header: tuple[str, str]
+) -> None:
+    name, content = header
+    plant = unique("bad")
+    app = App("shop")
+    app.stream(app.topic(f"{nats.url}/{plant}.*", value=int)).to("readings")
+
+    async def run() -> None:
+        log = await opened()
+        readings = TopicPartition("readings", 0)
+        async with client(nats) as sender, at_work(app, log):
+            for number in range(3):
+                await sender.publish(f"{plant}.{number}", b"%d" % number, headers={name: content, "Streams-Key": "k"})
+            await sender.flush()
+            await until(lambda: log.broker.partition(readings).end == 3)
+        found = await records(log, readings)
+        assert [(key, value) for key, value, _ in found] == [(b"k", b"0"), (b"k", b"1"), (b"k", b"2")]
+        assert all(headers[name] == content.encode() for _, _, headers in found)
+
+    asyncio.run(run())
+    told = [line for line in caplog.messages if "doesn't read" in line]
+    assert len(told) == 1
+    assert told[0].startswith(f"{plant}.0: ")
+    assert name in told[0]
 
 
 def test_who_lets_go_while_the_server_is_away_takes_nothing_from_those_who_share(nats_own: NatsServer) -> None:
