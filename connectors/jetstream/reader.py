@@ -69,6 +69,8 @@ class Partition:
     position: of the next record to hand out.  seen: sequence of the last message that arrived.
     checked: up to that sequence no gap holds anything that was lost.
     pending: how many more there were for us when it was sent.  free: gaps that begin before it mean nothing.
+    due: how many the consumer said it had yet to send.  unasked: for a moment it had nobody to send to, and what came
+    then may be gone without having been due.
     manifest: while its snapshot is read; part, part_seq: number of its next block, and from where on to look for it.
     life: of the connection, when something was last asked for.
     """
@@ -82,6 +84,7 @@ class Partition:
     expected: int = 1
     checked: int = 0
     asked: int = 0
+    asked_at: float = 0.0
     life: int = 0
     heard_at: float = 0.0
     looked_at: float = 0.0
@@ -89,6 +92,9 @@ class Partition:
     end: int | None = None
     seen: int = 0
     pending: int = 1
+    due: int = 0
+    unasked: bool = False
+    first: int = 0
     free: int = 0
     overtaken_at: int = -1
     manifest: Manifest | None = None
@@ -224,15 +230,16 @@ class JetStreamReader:
         except ApiError as error:
             raise self._api.failure(error, f"reading {each.at}") from error
         each.consumer, each.expected, each.asked, each.broken = made["name"], 1, 0, ""
-        each.pending = made.get("num_pending", 1)
+        each.asked_at, each.unasked = 0.0, False
+        each.pending = each.due = made.get("num_pending", 1)
 
     def _start_of(self, each: Partition, place: Place, first: Position) -> dict[str, Any]:
         """Where a new consumer begins; ``first``: of what can be read.  May be overridden."""
         return {"deliver_policy": "by_start_sequence", "opt_start_seq": max(1, place.seq(each.position))}
 
-    def _columns(self, place: Place, taken: Sequence[Arrived]) -> Records:
-        """Messages as records.  May be overridden."""
-        return columns_of(taken)
+    def _columns(self, at: TopicPartition, place: Place, taken: Sequence[Arrived]) -> Records:
+        """Messages as records.  Raises LogCorrupt.  May be overridden."""
+        return columns_of(taken, f"{self._api.connection.url}: {at}", place.stream)
 
     async def _drop(self, each: Partition) -> None:
         subscription, each.subscription = each.subscription, None
@@ -249,8 +256,11 @@ class JetStreamReader:
         if each.subscription is None or each.broken or place is None:
             return
         batch = PULL_BLOCKS if place.packed else PULL_RECORDS
-        if each.asked > batch // 2 or len(each.waiting) >= 2 * batch:
+        now = asyncio.get_running_loop().time()
+        if len(each.waiting) >= 2 * batch or (each.asked > batch // 2 and now - each.asked_at < EXPIRES_S / 2):
             return
+        if not each.asked and each.asked_at:
+            each.unasked, each.looked_at = True, 0.0
         request = {
             "batch": batch,
             "max_bytes": PULL_BYTES,
@@ -259,7 +269,7 @@ class JetStreamReader:
         }
         each.asked += batch
         each.life = self._api.connection.reconnects
-        each.heard_at = asyncio.get_running_loop().time()
+        each.heard_at = each.asked_at = now
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{place.stream}.{each.consumer}"
         await self._api.connection.write(publication(subject, msgspec.json.encode(request), each.inbox))
 
@@ -290,7 +300,7 @@ class JetStreamReader:
             each.seen, last = seq, pending
         arrived = len(each.waiting) - before
         if arrived:
-            each.pending = int(last)
+            each.pending, each.due, each.unasked = int(last), int(last), False
             each.asked = max(0, each.asked - arrived)
             each.end = max(each.end or 0, place.offset(each.seen + 1 + each.pending))
         self._arrived.set()
@@ -337,7 +347,7 @@ class JetStreamReader:
         """Move the position of a partition that gets nothing along with the first record that the stream still has.
 
         Other partitions of the topic move that on.  Were the position left behind, whoever opens the partition next
-        would have to take it that records were removed unread.
+        would have to take it that records were removed unread.  Raises PositionLost where some were.
         """
         place, now = each.place, asyncio.get_running_loop().time()
         if place is None or place.packed or each.subscription is None or each.broken or each.waiting:
@@ -348,27 +358,44 @@ class JetStreamReader:
         stream = await self._api.stream(place.stream)
         first = stream["state"]["first_seq"] if stream is not None else 0
         if first <= max(each.position, 1):
+            each.unasked = False
+            if not each.due:
+                return None
+        if await self._api.message(place.stream, last_by_subj=place.subject) is not None:
             return None
-        if await self._api.message(place.stream, last_by_subj=place.subject) is not None or each.waiting:
+        if each.waiting or each.life != self._api.connection.reconnects:
             return None
+        self._check_unread(each, first)
         each.position, each.end = first, max(each.end or 0, first)
         return Fetched(each.at, [], Records(), first)
+
+    def _check_unread(self, each: Partition, first: int) -> None:
+        """Raise PositionLost where nothing of ours is left from the position on, and something was to come.
+
+        A purge or an age limit may leave nothing behind the hole that would show it.  That records of others were
+        removed doesn't count: while it is asked, the consumer sends what comes for us before anything removes it.
+        """
+        if each.due or (each.unasked and first > max(each.position, 1)):
+            topic, number = each.at
+            raise PositionLost(
+                topic=topic,
+                partition=number,
+                position=each.position,
+                first=max(first, each.position + max(1, each.due)),
+            )
 
     def _take(self, each: Partition, max_records: int) -> Fetched | None:
         if not max_records or each.place is None:
             return None
         if each.place.packed:
             return self._take_block(each)
-        taken, each.waiting = each.waiting[:max_records], each.waiting[max_records:]
+        taken = each.waiting[:max_records]
+        records = self._columns(each.at, each.place, taken)  # first: what doesn't read back must not be passed over
         first, last = taken[0][0], taken[-1][0]
         whole = last - first == len(taken) - 1
-        each.position = last + 1
-        return Fetched(
-            each.at,
-            range(first, last + 1) if whole else [seq for seq, _, _ in taken],
-            self._columns(each.place, taken),
-            each.position,
-        )
+        each.waiting, each.position = each.waiting[max_records:], last + 1
+        offsets = range(first, last + 1) if whole else [seq for seq, _, _ in taken]
+        return Fetched(each.at, offsets, records, each.position)
 
     async def _take_snapshot(self, each: Partition) -> Fetched | None:
         """The next block of the snapshot from the position on; behind its last one the log follows."""
