@@ -43,6 +43,8 @@ from streams.errors import ConfigurationError, LogCorrupt, LogUnavailable
 __all__ = ["Place", "Topics"]
 
 NS = 1_000_000
+KEEPS = {"retention": "limits", "discard": "new", "max_age": 0, "max_msgs_per_subject": -1}
+"""Of the stream of an app."""
 PARTITIONS, NAME = "streams.partitions", "streams.topic"
 SOURCE_PATIENCE_S = 15.0
 RETRY_S = 0.003
@@ -153,10 +155,22 @@ class Topics:
                 f"{self._api.connection.url}: stream {name} was made by something else, and takes no atomic batches; "
                 f"delete it, and app {group} makes its own"
             )
+        self._check_app(group, stream["config"])
         if mark is None:
             await self._api.publish(app_mark_subject(group), stream["created"].encode(), after=0)
         self._app_streams.add(name)
         return name
+
+    def _check_app(self, group: str, config: Mapping[str, Any]) -> None:
+        """Raise ConfigurationError where the server would remove from an app's stream what nobody has read yet."""
+        for name, wanted in KEEPS.items():
+            held = config.get(name) or wanted
+            if held != wanted:
+                raise ConfigurationError(
+                    f"{self._api.connection.url}: stream {config['name']} has {name}={held}, where app {group} needs "
+                    f"{name}={wanted}: the server would remove what isn't read yet; set it back (nats stream edit), or "
+                    f"look into who set it"
+                )
 
     async def _app(self, group: str) -> tuple[Stored | None, dict[str, Any] | None, bool]:
         """The mark of an app, its stream, and whether what the mark tells of is gone."""
