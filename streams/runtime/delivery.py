@@ -16,10 +16,10 @@ import msgspec
 
 from streams.core.checkpoint import Checkpoint, claimed, decode_checkpoint, encode_checkpoint, partition_key
 from streams.core.log import Commit, Foreign, Log, Reader, Sink, SinkWriter, TaskRef, TaskWriter
-from streams.core.record import Position, TopicPartition
+from streams.core.record import START, Position, TopicPartition
 from streams.core.spread import BY_KEY, How, Spread
 from streams.dsl.foreign import Outbox
-from streams.errors import PositionLost, TopicRecreated
+from streams.errors import DataError, PositionLost, TopicRecreated
 from streams.runtime.owner import check_owner
 from streams.runtime.producer import divide
 from streams.runtime.restarts import run_until
@@ -95,6 +95,7 @@ class Delivery:
             self._checkpoint = claimed(previous, log_id=self._log.identity, topology=self._topology)
             await writer.commit(Commit(encode_checkpoint(self._checkpoint)))
             sink = await self._sink.fence(self._outbox.ref_at_target(self._log.identity, self.at.partition))
+            self._check_known(sink)
             self.delivered = _decode_position(sink.delivered) if sink.delivered is not None else Position()
             await self._deliver(writer, sink)
         except (PositionLost, TopicRecreated) as error:
@@ -105,6 +106,18 @@ class Delivery:
             if sink is not None:
                 await sink.close()
             await writer.close()
+
+    def _check_known(self, sink: SinkWriter) -> None:
+        """Raise DataError where the target has forgotten what the app's log knows it was given: an outbox that isn't
+        trimmed yet would go out once more, in silence."""
+        known = self.position
+        if sink.delivered is None and known is not None and not START.reached(known):
+            raise DataError(
+                f"delivery {self.id}: {self._target.url} knows of no delivery to {self._outbox.target.name}, but has "
+                f"had {self.at} up to {known.offset()}: was it made anew, or its note of that removed (on JetStream "
+                f"the stream S-=out)?  Bring it back from a backup, or start the app over with `streams reset`, which "
+                f"delivers everything once more"
+            )
 
     async def _deliver(self, writer: TaskWriter, sink: SinkWriter) -> None:
         bounds = (await self._log.bounds([self.at]))[self.at]

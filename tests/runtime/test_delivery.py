@@ -1,0 +1,90 @@
+"""A delivery whose target has forgotten what it was given: nothing goes out twice in silence."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from streams.connectors.jetstream.foreign import ForeignJetStream
+from streams.connectors.log_sink import sink_on
+from streams.connectors.memory.broker import MemoryBroker
+from streams.connectors.memory.log import MemoryLog
+from streams.core.checkpoint import decode_checkpoint
+from streams.core.log import TaskRef, TopicSpec
+from streams.core.record import TopicPartition
+from streams.dsl.foreign import Outbox
+from streams.errors import DataError
+from streams.runtime.delivery import Delivery
+from streams.runtime.retention import Expiry
+from streams.testing.log_scenarios import append
+from streams.testing.source_contract import values
+
+OUT, BOX = TopicPartition("alerts", 0), TopicPartition("shop.alerts.outbox", 0)
+OUTBOX = Outbox(TopicSpec(BOX.topic, 1, "outbox", owner="shop"), TopicSpec(OUT.topic, location="memory:there"))
+TASK = TaskRef("shop", 0, OUTBOX.task_id(0))
+PATIENCE_S = 60.0
+
+
+async def opened() -> MemoryLog:
+    log = MemoryLog(MemoryBroker())
+    await log.open()
+    return log
+
+
+async def deliver(log: MemoryLog, target: MemoryLog | ForeignJetStream) -> None:
+    """Carry out what the outbox holds."""
+    await target.create_topics([OUTBOX.target])
+    delivery = Delivery(TASK, log, sink_on(target, OUT.topic), target, OUTBOX, 0, 0, Expiry({}))
+    running = asyncio.ensure_future(delivery.run())
+    async with asyncio.timeout(PATIENCE_S):
+        while not running.done() and not delivery.caught_up:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.001)
+    delivery.stop()
+    await running
+
+
+@asynccontextmanager
+async def delivered() -> AsyncIterator[tuple[MemoryLog, MemoryLog]]:
+    """The app's log and the target, once the outbox was carried out and that is in the checkpoint."""
+    log, target = await opened(), await opened()
+    await log.create_topics([OUTBOX.topic])
+    await log.append([append(BOX, b"1", b"2")])
+    await deliver(log, target)
+    assert await values(target, OUT) == [b"1", b"2"]
+    yield log, target
+    await log.close()
+    await target.close()
+
+
+def test_a_target_that_has_forgotten_what_it_was_given_stops_the_delivery() -> None:
+    async def run() -> None:
+        async with delivered() as (log, _):
+            stored = await log.checkpoint(TASK)
+            assert stored is not None
+            known = decode_checkpoint(stored).position(BOX)
+            assert known is not None
+            made_anew = await opened()
+            words = rf"knows of no delivery to alerts, .* up to {known.offset()}: .*reset"
+            for _ in range(2):  # the first try must not have made the second one succeed
+                with pytest.raises(DataError, match=words):
+                    await deliver(log, made_anew)
+            assert await values(made_anew, OUT) == []
+            await made_anew.close()
+
+    asyncio.run(run())
+
+
+def test_a_target_that_was_told_to_forget_gets_everything_once_more() -> None:
+    """As by `streams reset`, which makes both forget."""
+
+    async def run() -> None:
+        async with delivered() as (log, target):
+            await target.forget([OUTBOX.ref_at_target(log.identity, 0)])
+            await log.forget([TASK])
+            await deliver(log, target)
+            assert await values(target, OUT) == [b"1", b"2"] * 2
+
+    asyncio.run(run())
