@@ -14,7 +14,7 @@ import nats
 import pytest
 from nats.js import JetStreamContext
 
-from streams.connectors.jetstream import foreign_sink
+from streams.connectors.jetstream import foreign_reader, foreign_sink
 from streams.connectors.jetstream.foreign import ForeignJetStream
 from streams.connectors.jetstream.foreign_burst import send
 from streams.connectors.jetstream.foreign_reader import ForeignReader
@@ -287,6 +287,78 @@ def test_retention_that_overtakes_a_reader_is_reported_by_it(nats_own: NatsServe
     run(nats_own, scenario)
 
 
+@pytest.mark.parametrize("filtered", [False, True])
+def test_what_was_purged_unread_is_reported_though_nothing_comes_after_it(
+    nats_own: NatsServer, monkeypatch: pytest.MonkeyPatch, filtered: bool
+) -> None:
+    monkeypatch.setattr(foreign_reader, "LOOK_S", 0.1)
+
+    async def scenario(stream: JetStreamContext, log: ForeignJetStream) -> None:
+        await create(stream, "orders", "orders.>")
+        if filtered:
+            await stream.publish("orders.theirs", b"0")
+        told = [await stream.publish_async("orders.ours", bytes(10)) for _ in range(3_000)]
+        await asyncio.gather(*told)
+        reader = log.reader({ORDERS: Position()})
+        assert await reader.fetch([ORDERS], max_records=10, wait_s=PATIENCE_S)
+        await stream.purge_stream("orders", subject="orders.ours")
+        with pytest.raises(PositionLost) as lost:
+            await until_it_fails(reader)
+        assert lost.value.position < lost.value.first
+        await reader.close()
+
+    run(nats_own, scenario, "?subjects=orders.ours" if filtered else "")
+
+
+def test_a_quiet_subject_is_not_taken_for_lost_when_limits_remove_what_others_write(
+    nats_own: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreign_reader, "LOOK_S", 0.1)
+
+    async def scenario(stream: JetStreamContext, log: ForeignJetStream) -> None:
+        await create(stream, "orders", "orders.>", max_msgs=3)
+        await stream.publish("orders.ours", b"1")
+        reader = log.reader({ORDERS: Position()})
+        assert await reader.fetch([ORDERS], max_records=10, wait_s=PATIENCE_S)
+        for _ in range(5):
+            for number in range(10):
+                await stream.publish("orders.theirs", b"%d" % number)
+            moved: list[Fetched] = []
+            while not moved:
+                moved = list(await reader.fetch([ORDERS], max_records=10, wait_s=1))
+            assert [len(batch) for batch in moved] == [0]
+        await stream.publish("orders.ours", b"2")
+        found: list[bytes | None] = []
+        while not found:
+            for batch in await reader.fetch([ORDERS], max_records=10, wait_s=1):
+                found += batch.records.values
+        assert found == [b"2"]
+        await reader.close()
+
+    run(nats_own, scenario, "?subjects=orders.ours")
+
+
+def test_a_bucket_whose_values_went_unread_has_holes_and_nothing_is_lost(
+    nats_own: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreign_reader, "LOOK_S", 0.1)
+
+    async def scenario(stream: JetStreamContext, log: ForeignJetStream) -> None:
+        await create(stream, "orders", "orders.>", max_msgs_per_subject=1)
+        told = [await stream.publish_async(f"orders.{number}", bytes(10)) for number in range(3_000)]
+        await asyncio.gather(*told)
+        reader = log.reader({ORDERS: Position()})
+        assert await reader.fetch([ORDERS], max_records=10, wait_s=PATIENCE_S)
+        await stream.purge_stream("orders")
+        reached = 0
+        while reached <= 3_000:
+            for batch in await reader.fetch([ORDERS], max_records=1000, wait_s=1):
+                reached = batch.next_offset
+        await reader.close()
+
+    run(nats_own, scenario)
+
+
 def test_a_stream_that_was_made_anew_is_another_one(nats_own: NatsServer) -> None:
     async def scenario(stream: JetStreamContext, log: ForeignJetStream) -> None:
         await create(stream, "orders", "orders.>")
@@ -538,6 +610,30 @@ def test_after_a_reset_what_is_delivered_again_isn_t_taken_for_a_repetition(nats
         assert again.delivered is None
         await again.deliver(alerts((b"k", b"1")), b"after 1")
         assert [m.data for m in await held(stream, "alerts")] == [b"1", b"1"]
+
+    run(nats_own, scenario)
+
+
+def test_a_delivery_that_goes_on_meanwhile_is_forgotten_all_the_same(
+    nats_own: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(stream: JetStreamContext, log: ForeignJetStream) -> None:
+        await create(stream, "alerts", "a")
+        writer = await fed(log)
+        await writer.deliver(alerts((b"k", b"1")), b"after 1")
+        noted, late = foreign_sink._noted, [b"after 2", b"after 3"]
+
+        async def overtaken(*of: Any) -> Any:
+            known = await noted(*of)
+            if late:
+                await writer.deliver(alerts((b"k", late[0])), late.pop(0))
+            return known
+
+        monkeypatch.setattr(foreign_sink, "_noted", overtaken)
+        await log.forget([task_ref(0)])
+        assert (await fed(log)).delivered is None
+        with pytest.raises(Fenced):
+            await writer.deliver(alerts((b"k", b"4")), b"after 4")
 
     run(nats_own, scenario)
 

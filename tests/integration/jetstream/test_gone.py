@@ -12,6 +12,7 @@ import pytest
 from streams.connectors.jetstream.api import Api
 from streams.connectors.jetstream.log import JetStreamLog
 from streams.connectors.jetstream.names import CATALOG, app_stream, log_subject, pos_subject
+from streams.connectors.jetstream.writer import JetStreamTaskWriter
 from streams.core.log import Commit, TopicSpec
 from streams.core.record import START, Position, TopicPartition
 from streams.errors import CommitUnknown, ConfigurationError, DataError, LogCorrupt, LogUnavailable, TopicRecreated
@@ -142,6 +143,53 @@ def test_a_reader_of_an_internal_topic_that_was_purged_says_that_its_tail_is_gon
         with pytest.raises(DataError, match="lost its tail or was replaced"):
             await fetch(reader, state)
         await reader.close()
+
+    play(scene, nats.url)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "wanted"),
+    [("max_age", 3_600_000_000_000, "0"), ("max_msgs_per_subject", 1, "-1"), ("discard", "old", "new")],
+)
+def test_an_app_s_stream_that_would_lose_what_isn_t_read_is_refused_with_both_values(
+    nats: NatsServer, group: str, setting: str, value: object, wanted: str
+) -> None:
+    async def scene(log: JetStreamLog) -> None:
+        await begun(log, group)
+        stream = await log._api.stream(app_stream(group))
+        assert stream is not None
+        await server_says(log, f"STREAM.UPDATE.{app_stream(group)}", **{**stream["config"], setting: value})
+        with pytest.raises(
+            ConfigurationError, match=rf"stream S-{group} has {setting}={value}, where .* needs {setting}={wanted}: "
+        ):
+            await log.fence(task_ref(1, group))
+
+    play(scene, nats.url)
+
+
+def test_a_checkpoint_that_somebody_claims_meanwhile_is_forgotten_all_the_same(
+    nats: NatsServer, group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = task_ref(1, group)
+
+    async def scene(log: JetStreamLog) -> None:
+        await begun(log, group)
+        forget, others = JetStreamTaskWriter.forget, 2
+
+        async def overtaken(writer: JetStreamTaskWriter) -> bool:
+            nonlocal others
+            if others:
+                others -= 1
+                await log.fence(task)
+            return await forget(writer)
+
+        monkeypatch.setattr(JetStreamTaskWriter, "forget", overtaken)
+        await log.forget([task])
+        assert await log.checkpoint(task) is None
+        others = 1_000
+        await (await log.fence(task)).commit(Commit(b"2"))
+        with pytest.raises(LogUnavailable, match="is not forgotten: others keep claiming it"):
+            await log.forget([task])
 
     play(scene, nats.url)
 
