@@ -182,7 +182,7 @@ class MqttIntake:
             # What matches it would go on to come, and nothing here would know why.
             said = (
                 f"{self._place.config.shown}: client {self._client_id} can't unsubscribe from {name}, which this "
-                + (f"source had before: {name_of(reason)}")
+                f"source had before: {name_of(reason)}"
             )
             if reason in WORTH_ANOTHER_TRY:
                 raise ConnectionLost(said, reason)

@@ -9,7 +9,7 @@ import pytest
 
 from streams.connectors.mqtt.config import MqttConfig
 from streams.connectors.mqtt.edge import MqttEdge
-from streams.connectors.mqtt.errors import ConnectionLost, ProtocolError, Refused, SessionTakenOver, Unsendable
+from streams.connectors.mqtt.errors import ConnectionLost, Refused, SessionTakenOver, Unsendable
 from streams.connectors.mqtt.intake import MqttIntake
 from streams.connectors.mqtt.outlet import MqttOutlet
 from streams.connectors.mqtt.packets import (
@@ -25,8 +25,6 @@ from streams.connectors.mqtt.packets import (
     Pubrel,
     Suback,
     Subscribe,
-    Unsuback,
-    Unsubscribe,
 )
 from streams.connectors.mqtt.reasons import Reason
 from streams.core.edge import Received
@@ -257,83 +255,6 @@ def test_a_message_that_is_too_large_for_us_is_said_though_it_comes_with_connack
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(
-    ("answer", "error", "words"),
-    [
-        (Suback(1, (1, 1)), ProtocolError, "SUBACK for packet identifier 1 with 2 reasons; 1 were asked for under 1"),
-        (Suback(7, (1,)), ProtocolError, "SUBACK for packet identifier 7"),
-        (Unsuback(1, (0,)), ProtocolError, "UNSUBACK for packet identifier 1"),
-        (Suback(1, (0,)), Refused, r"grants in/# at QoS 0 only, and not at 1; write qos=0"),
-        (
-            Suback(1, (Reason.WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED,)),
-            Refused,
-            r"to in/#: wildcard subscriptions not supported \(0xA2\)$",
-        ),
-    ],
-)
-def test_a_suback_that_isn_t_what_was_asked_for_is_an_error_that_says_so(
-    answer: Packet, error: type[Exception], words: str
-) -> None:
-    async def behave(peer: Peer) -> None:
-        await peer.accept()
-        assert isinstance(await peer.read(), Subscribe)
-        await peer.say(answer)
-        await peer.ended()
-
-    async def main() -> None:
-        async with broker(behave) as config:
-            intake = await intake_at(edge_at(config, "qos=1"))
-            with pytest.raises(error, match=words):
-                await Journal().take(intake)
-            await intake.close()
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize(
-    ("answer", "error", "words"),
-    [
-        (Unsuback(2, (Reason.NOT_AUTHORIZED,)), Refused, "can't unsubscribe from in/#, .*not authorized"),
-        (Unsuback(2, (Reason.UNSPECIFIED_ERROR,)), ConnectionLost, "can't unsubscribe from in/#"),
-        (Unsuback(2, (0, 0)), ProtocolError, "UNSUBACK for packet identifier 2 with 2 reasons"),
-        (Unsuback(2, (Reason.NO_SUBSCRIPTION_EXISTED,)), None, ""),
-    ],
-)
-def test_a_filter_that_the_session_doesn_t_let_go_of_is_an_error(
-    answer: Packet, error: type[Exception] | None, words: str
-) -> None:
-    """What matches it would go on to come."""
-    connections = 0
-
-    async def behave(peer: Peer) -> None:
-        nonlocal connections
-        connections += 1
-        await peer.accept(Connack(session_present=connections > 1))
-        if connections == 2:
-            assert await peer.read() == Unsubscribe(2, ("in/#",))
-            await peer.say(answer)
-        asked = await peer.read()
-        assert isinstance(asked, Subscribe)
-        await peer.say(Suback(asked.packet_id, (1,)))
-        await peer.ended()
-
-    async def main() -> None:
-        async with broker(behave) as config:
-            edge, journal = edge_at(config, "qos=1"), Journal()
-            first = await intake_at(edge)
-            await journal.take(first)
-            await first.close()
-            other = await edge.intake(TopicSpec("in", 1, address="other/#"), "shop", 0, journal.state)
-            if error is None:
-                await journal.take(other)
-            else:
-                with pytest.raises(error, match=words):
-                    await journal.take(other)
-            await other.close()
-
-    asyncio.run(main())
-
-
 def test_who_is_taken_over_says_so_and_connects_no_more(caplog: pytest.LogCaptureFixture) -> None:
     connections = 0
 
@@ -463,54 +384,6 @@ def test_at_qos_1_a_message_is_out_when_it_is_acknowledged_and_nothing_is_kept()
             await outlet.send(BATCH, keeper(states))
             assert came == [b"1", b"2", b"3"]
             assert (states, outlet.state, outlet.under_way) == ([], None, 0)
-            await outlet.close()
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize("qos", [0, 1, 2])
-def test_a_broker_that_stops_reading_is_given_up_in_the_midst_of_a_batch(qos: int) -> None:
-    async def main() -> None:
-        over = asyncio.Event()
-
-        async def behave(peer: Peer) -> None:
-            await peer.accept()
-            await over.wait()
-
-        async with broker(behave) as config, asyncio.timeout(PATIENCE_S):
-            outlet = await outlet_at(edge_at(config, f"qos={qos}&keep_alive_s=1&answer_timeout_s=1"))
-            many = Records([b"a"] * 200, [bytes(100_000)] * 200, [0] * 200)
-            with pytest.raises(ConnectionLost, match="silent"):
-                await outlet.send(many, keeper([]))
-            await outlet.close()
-            over.set()
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize("qos", [0, 1, 2])
-def test_of_a_batch_of_large_messages_few_are_put_together_before_the_broker_reads(qos: int) -> None:
-    async def main() -> None:
-        over = asyncio.Event()
-
-        async def behave(peer: Peer) -> None:
-            await peer.accept()
-            await over.wait()
-
-        async with broker(behave) as config, asyncio.timeout(PATIENCE_S):
-            outlet = await outlet_at(edge_at(config, f"qos={qos}"))
-            many = Records([b"a"] * 200, [bytes(1_000_000)] * 200, [0] * 200)
-            sending = asyncio.create_task(outlet.send(many, keeper([])))
-            written: list[int] = []
-            while len(written) < 20 or not written[-1] or len(set(written[-20:])) > 1:  # until it waits
-                await asyncio.sleep(0.01)
-                transport = None if outlet._connection is None else outlet._connection._transport
-                if transport is not None:
-                    written.append(transport._transport.get_write_buffer_size())  # type: ignore[attr-defined]
-            assert written[-1] < 4_000_000
-            sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
-            over.set()
             await outlet.close()
 
     asyncio.run(main())
