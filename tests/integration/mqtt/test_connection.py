@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import uvloop
@@ -33,25 +33,6 @@ from tests.integration.mqtt.helpers import PATIENCE_S, config_of, one, opened, s
 VERSIONS = pytest.mark.parametrize("version", [MQTT_3_1_1, MQTT_5], ids=["3.1.1", "5"])
 QOS = pytest.mark.parametrize("qos", [0, 1, 2])
 Unique = Callable[[str], str]
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("tls") / "authority")
-
-
-@pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[Mosquitto]:
-    """Asks for a password everywhere, and on its port for TLS for a certificate too."""
-    broker = Mosquitto(
-        tmp_path_factory.mktemp("mqtt"),
-        certificate=authority.sign("broker"),
-        authority=authority.certificate,
-        users={"shop": "s3cret"},
-    )
-    broker.start()
-    yield broker
-    broker.kill()
 
 
 def numbered(topic: str, qos: int, count: int, first: int = 1) -> list[Publish]:

@@ -27,6 +27,7 @@ from streams.core.record import Records, TopicPartition
 from streams.runtime.clock import SystemClock
 from streams.runtime.worker import Worker
 from streams.testing.driver import MemoryStores
+from tests.brokers.kafka.certificates import Authority
 from tests.brokers.mqtt.server import Mosquitto
 from tests.integration.mqtt.helpers import PATIENCE_S, config_of, one, opened, send, subscribed, take
 
@@ -360,6 +361,25 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Any:
     broker.kill()
 
 
+def said_at_its_end(url: str, folder: Path) -> str:
+    """What a worker that reads there writes before it ends with a failure."""
+    (folder / "shop.py").write_text(
+        f'from streams import App\napp = App("shop")\napp.stream(app.topic("{url}", value=str)).to("seen")\n'
+    )
+    ended = subprocess.run(
+        [sys.executable, "-m", "streams", "worker", "-A", "shop.py:app", "--log", "embedded:log", "--port", "0"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    assert ended.returncode != 0
+    assert "Traceback" not in ended.stderr
+    return ended.stderr
+
+
 @pytest.mark.parametrize(
     ("where", "said"),
     [
@@ -372,25 +392,23 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_a_worker_that_is_let_in_nowhere_says_why_in_a_line(
     strict: Mosquitto, tmp_path: Path, where: str, said: str
 ) -> None:
-    (tmp_path / "shop.py").write_text(
-        f"from streams import App\n"
-        f'app = App("shop")\n'
-        f'app.stream(app.topic("{where.format(port=strict.port)}", value=str)).to("seen")\n'
-    )
-    ended = subprocess.run(
-        [sys.executable, "-m", "streams", "worker", "-A", "shop.py:app", "--log", "embedded:log", "--port", "0"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE_S,
-    )
-    assert ended.returncode != 0
-    lines = [line for line in ended.stderr.splitlines() if said in line]
-    assert lines, ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert "wrong" not in ended.stderr
+    lines = said_at_its_end(where.format(port=strict.port), tmp_path)
+    assert said in lines
+    assert "wrong" not in lines
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [("", "the broker's certificate isn't accepted"), ("?ca_file={ca}", "is a cert_file asked for?")],
+    ids=["theirs", "ours"],
+)
+def test_a_certificate_that_isn_t_trusted_ends_a_worker_with_a_line(
+    secured: Mosquitto, authority: Authority, tmp_path: Path, settings: str, said: str
+) -> None:
+    url = f"mqtts://shop:s3cret@127.0.0.1:{secured.tls_port}/plant/#{settings.format(ca=authority.certificate)}"
+    lines = said_at_its_end(url, tmp_path)
+    assert said in lines
+    assert "s3cret" not in lines
 
 
 @pytest.mark.parametrize("qos", [1, 2])
