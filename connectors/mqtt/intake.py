@@ -48,17 +48,23 @@ _RIGHTS = (Reason.NOT_AUTHORIZED, Reason.UNSPECIFIED_ERROR)  # the latter is all
 
 class MqttIntake:
     """An ``Intake``: one client id.  state: what its last owner left.  on_lost: told when the broker has lost the
-    session."""
+    session, or may have.  on_connected: told of the connection."""
 
     lost = 0
 
     def __init__(
-        self, place: Place, client_id: str, wanted: Mapping[str, int], state: bytes | None, on_lost: Callable[[], None]
+        self,
+        place: Place,
+        client_id: str,
+        wanted: Mapping[str, int],
+        state: bytes | None,
+        on_lost: Callable[[], None],
+        on_connected: Callable[[str, Connection], None],
     ) -> None:
         self._place = place
         self._client_id = client_id
         self._wanted = wanted
-        self._on_lost = on_lost
+        self._on_lost, self._on_connected = on_lost, on_connected
         self._inflight = Inflight([] if state is None else [state])
         self._before = self._inflight.snapshot()
         self._handed: Batch | None = None  # not stored yet
@@ -114,6 +120,7 @@ class MqttIntake:
             # Else the session would be in doubt for every time that the broker wasn't reached.
             self._error = error
             return Received(Records(), self._before)
+        self._on_connected(self._client_id, self._connection)
         present = self._connection.connected.session_present
         had_one = bool(self._inflight.missing({})[1])
         if had_one and self._place.qos and (self._inflight.in_doubt or not present):

@@ -58,17 +58,24 @@ _decode = msgspec.msgpack.Decoder(_State).decode
 
 
 class MqttOutlet:
-    """An ``Outlet``: one client id.  on_lost: told when the broker has lost the session with messages under way."""
+    """An ``Outlet``: one client id.  on_lost: told when the broker has lost the session with messages under way, or may
+    have.  on_connected: told of each connection that has a session."""
 
     batch = BATCH
 
     def __init__(
-        self, place: Place, client_id: str, template: str, state: bytes | None, on_lost: Callable[[], None]
+        self,
+        place: Place,
+        client_id: str,
+        template: str,
+        state: bytes | None,
+        on_lost: Callable[[], None],
+        on_connected: Callable[[str, Connection], None],
     ) -> None:
         self._place = place
         self._client_id = client_id
         self._template = template
-        self._on_lost = on_lost
+        self._on_lost, self._on_connected = on_lost, on_connected
         self._connection: Connection | None = None
         kept = _decode(state) if state is not None and place.qos == 2 else _State()
         self._outbox = Outbox([kept.handshakes] if kept.handshakes else [])
@@ -242,6 +249,7 @@ class MqttOutlet:
             if error.before_connect:  # else the session would be in doubt for each time that nobody was reached
                 await keep(_encode(_State()) if self._before is None else self._before)
             raise
+        self._on_connected(self._client_id, self._connection)
         under_way, doubtful = self.under_way, outbox.doubtful
         say = outbox.connected(self._connection.connected.session_present)
         if outbox.doubtful > doubtful or (under_way and not self._connection.connected.session_present):

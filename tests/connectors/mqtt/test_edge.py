@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,7 @@ from streams.connectors.mqtt.packets import (
     Suback,
     Subscribe,
 )
+from streams.connectors.mqtt.properties import Properties
 from streams.connectors.mqtt.reasons import Reason
 from streams.core.edge import Received
 from streams.core.log import TopicSpec
@@ -140,6 +142,68 @@ def test_whoever_looks_whether_the_broker_lets_us_in_has_an_id_that_it_lets_in()
     asyncio.run(main())
     assert ids[0].startswith("plant.streams-")
     assert len(ids[1]) <= 23, "as long as any broker takes (3.1.1, section 3.1.3.1)"
+
+
+@pytest.mark.parametrize(
+    ("settings", "limit", "words"),
+    [
+        ("qos=2", {"maximum_qos": 1}, "takes messages up to QoS 1 only; write qos=1"),
+        ("qos=1", {"maximum_qos": 0}, "takes messages up to QoS 0 only; write qos=0"),
+        ("qos=0&retain=yes", {"retain_available": 0}, "retains no messages; leave out retain"),
+    ],
+)
+def test_what_a_broker_can_t_do_is_said_at_the_start(settings: str, limit: dict[str, Any], words: str) -> None:
+    async def behave(peer: Peer) -> None:
+        await peer.accept(Connack(False, 0, limit))  # type: ignore[arg-type]
+        await peer.ended()
+
+    async def main() -> None:
+        async with broker(behave) as config:
+            with pytest.raises(Refused, match=words):
+                await edge_at(config, settings).open()
+            await edge_at(config, "qos=0").open()
+
+    asyncio.run(main())
+
+
+def test_a_session_that_is_kept_for_a_shorter_time_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def behave(peer: Peer) -> None:
+        await peer.accept(Connack(False, 0, Properties(session_expiry_interval=60)))
+        asked = await peer.read()
+        if isinstance(asked, Subscribe):
+            await peer.say(Suback(asked.packet_id, (1,)))
+        await peer.ended()
+
+    async def main() -> None:
+        async with broker(behave) as config:
+            edge = edge_at(config, "qos=1&session_expiry_s=3600")
+            await edge.open()
+            for _ in range(2):
+                intake = await intake_at(edge)
+                await Journal().take(intake)
+                await intake.close()
+
+    asyncio.run(main())
+    assert caplog.text.count("keeps sessions for 60 s, not for session_expiry_s=3600") == 1
+
+
+def test_messages_beyond_the_receive_maximum_are_borne_and_counted() -> None:
+    async def behave(peer: Peer) -> None:
+        await welcome(peer, present=False)
+        await peer.say(*[Publish("in/1", b"%d" % number, 1, packet_id=number) for number in range(1, 6)])
+        await peer.ended()
+
+    async def main() -> None:
+        async with broker(behave) as config:
+            edge = edge_at(config, "qos=1&receive_maximum=2")
+            for lives in (1, 2):
+                intake, journal = await intake_at(edge), Journal()
+                await journal.take(intake, count=5)
+                assert len(journal.values) == 5
+                await intake.close()
+                assert edge.counters()["streams_mqtt_overruns"][1] == lives * 3
+
+    asyncio.run(main())
 
 
 def test_that_it_connects_is_stored_before_the_broker_hears_of_it() -> None:
