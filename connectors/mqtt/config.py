@@ -38,7 +38,7 @@ class MqttConfig:
     version: MQTT_5 or MQTT_3_1_1.  path: of a WebSocket.
     keep_alive_s: as CONNECT says it; 0 turns it off.  answer_timeout_s: how long the broker may take to answer.
     session_expiry_s: how long the broker keeps a session while nobody is connected; a broker may shorten it.
-    receive_maximum: messages at QoS 1 and 2 that the broker may send ahead of our acknowledgements.
+    receive_maximum: messages at QoS 1 and 2 that the broker may send ahead of our acknowledgements; 16,384 at most.
     send_maximum: as many as we have in flight at most; 0 is 1000 in MQTT 5, where the broker says what it takes, and 20
     in 3.1.1, where it can't: beyond its ``max_inflight_messages`` mosquitto acknowledges at QoS 2 and drops.
     max_packet_bytes: a longer packet that comes ends the connection, and a longer message isn't sent.
@@ -106,7 +106,7 @@ class MqttConfig:
 _NUMBERS = {
     "keep_alive_s": (0, 65_535),
     "session_expiry_s": (1, 0xFFFF_FFFF),
-    "receive_maximum": (1, 65_535),
+    "receive_maximum": (1, 16_384),  # half of inflight.AGE: what is in flight mustn't be forgotten for its age
     "send_maximum": (1, 65_535),
     "max_packet_bytes": (1024, 268_435_460),
     "topic_aliases": (0, 65_535),

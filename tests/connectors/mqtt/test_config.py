@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from streams.connectors.mqtt.config import parse_url
+from streams.connectors.mqtt.inflight import AGE
 from streams.connectors.mqtt.packets import MQTT_3_1_1, MQTT_5, Will
 from streams.errors import ConfigurationError
 
@@ -50,6 +51,12 @@ def test_settings_reach_the_session() -> None:
     assert config.session("client", clean_start=True).session_expiry_s == 0
 
 
+def test_what_is_in_flight_never_comes_of_the_age_at_which_it_is_forgotten() -> None:
+    """Twice as many: a broker that overruns the window sends another one (mosquitto 2.0.11)."""
+    session = parse_url("mqtt://b?receive_maximum=16384").session("c", clean_start=False)
+    assert 2 * session.receive_maximum <= AGE
+
+
 def test_in_3_1_1_no_more_is_in_flight_than_any_broker_takes() -> None:
     assert parse_url("mqtt://b").session("c", clean_start=True).send_maximum == 1000
     assert parse_url("mqtt://b?version=3.1.1").session("c", clean_start=True).send_maximum == 20
@@ -85,6 +92,7 @@ def test_the_password_comes_from_the_url_a_file_or_the_environment(
         ("mqtt://b?version=3.1", "version is no setting, or not so"),
         ("mqtt://b?keep_alive_s=x", "a number from 0 to 65535"),
         ("mqtt://b?receive_maximum=0", "a number from 1"),
+        ("mqtt://b?receive_maximum=20000", "a number from 1 to 16384"),
         ("mqtt://b?retries=3", "retries is no setting"),
         ("mqtt://b?ca_file=x", "mqtts:// and wss://"),
     ],
