@@ -6,6 +6,7 @@ What must live here: requests, and what the server's error codes mean.  What mus
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import msgspec
 from streams.connectors.jetstream.client import Connection
 from streams.errors import ConfigurationError, LogUnavailable, StreamsError
 
-__all__ = ["EXPECTED", "Api", "ApiError", "ErrorCode", "Stored"]
+__all__ = ["EXPECTED", "Api", "ApiError", "ErrorCode", "Stored", "refused_with"]
 
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 
@@ -28,8 +29,21 @@ class ErrorCode:
     WRONG_LAST_SEQUENCE = 10071
     WRONG_LAST_MSG_ID = 10070
     CONSUMER_NOT_FOUND = 10014
+    INSUFFICIENT_RESOURCES = 10023
+    INSUFFICIENT_STORAGE = 10047
     JETSTREAM_NOT_ENABLED = 10076
     JETSTREAM_NOT_ENABLED_FOR_ACCOUNT = 10039
+
+
+FULL = (ErrorCode.INSUFFICIENT_RESOURCES, ErrorCode.INSUFFICIENT_STORAGE)
+
+
+def refused_with(error: Mapping[str, Any]) -> str:
+    """What the server says of a message that it doesn't store, and what that mostly means."""
+    said = f"{error.get('description')} ({error.get('err_code')})"
+    if error.get("err_code") in FULL:
+        said += ": its disk is full, or its max_file_store used up; make room, and start it anew"
+    return said
 
 
 class ApiError(Exception):
@@ -110,7 +124,7 @@ class Api:
             return int(answer["seq"])
         if error.get("err_code") == ErrorCode.WRONG_LAST_SEQUENCE:
             return None
-        raise LogUnavailable(f"{self.connection.url}: {subject}: {error.get('description')} ({error.get('err_code')})")
+        raise LogUnavailable(f"{self.connection.url}: {subject}: {refused_with(error)}")
 
     async def purge(self, stream: str, subject: str, *, before: int | None = None, keep: int | None = None) -> None:
         """Remove messages of a subject: all, those below a sequence, or all but the last ``keep``."""

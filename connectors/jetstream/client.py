@@ -458,7 +458,10 @@ class Connection:
         finally:
             self.forget(reply)
         if message.head.startswith(b"NATS/1.0 503"):
-            raise LogUnavailable(f"{self.url}: nobody answers to {subject}; is JetStream enabled, and has it a leader?")
+            raise LogUnavailable(
+                f"{self.url}: nobody answers to {subject}; is JetStream enabled, and has it a leader?  A server stops "
+                f"it when its disk is full: make room, and start it anew"
+            )
         return message
 
     async def flush(self) -> None:

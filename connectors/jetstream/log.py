@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from streams.connectors.jetstream.api import Api
+from streams.connectors.jetstream.api import Api, refused_with
 from streams.connectors.jetstream.chains import last_link
 from streams.connectors.jetstream.client import Connection
 from streams.connectors.jetstream.compaction import Policy, compact
@@ -286,7 +286,7 @@ class JetStreamLog:
             msgspec.json.decode(message.payload) if message.payload else {"error": {"description": "no leader"}}
         )
         if "error" in answer:
-            raise LogUnavailable(f"{self._url}: {answer['error'].get('description')}; nothing was stored")
+            raise LogUnavailable(f"{self._url}: nothing was stored: {refused_with(answer['error'])}")
         return int(answer["seq"])
 
     def _check(self, commit: Commit) -> None:

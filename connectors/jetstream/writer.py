@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from streams.connectors.jetstream.api import EXPECTED, Api, ErrorCode
+from streams.connectors.jetstream.api import EXPECTED, Api, ErrorCode, refused_with
 from streams.connectors.jetstream.chains import Link, last_link
 from streams.connectors.jetstream.messages import (
     BLOCK_PLACES,
@@ -290,9 +290,7 @@ class JetStreamTaskWriter:
             return int(answer["seq"])
         if refused.get("err_code") == ErrorCode.WRONG_LAST_SEQUENCE:
             raise Fenced(f"{self._where}: another owner has taken over; nothing was stored")
-        raise LogUnavailable(
-            f"{self._where}: {refused.get('description')} ({refused.get('err_code')}); nothing was stored"
-        )
+        raise LogUnavailable(f"{self._where}: nothing was stored: {refused_with(refused)}")
 
 
 def _absolute(spill: tuple[int, int, int] | None, seq: int) -> tuple[int, int, int] | None:

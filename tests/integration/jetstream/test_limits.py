@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 
 import nats as nats_py
 import pytest
@@ -33,7 +34,7 @@ def test_a_limit_of_the_stream_of_an_app_refuses_a_commit_whole(nats: NatsServer
         await writer.commit(Commit(b"1", [append(OUT, b"1"), append(INNER, b"1")]))
         config = (await log._api.call(f"STREAM.INFO.{app_stream(GROUP)}"))["config"]
         await log._api.call(f"STREAM.UPDATE.{app_stream(GROUP)}", {**config, "max_bytes": 100_000})
-        with pytest.raises(LogUnavailable, match=r"maximum bytes exceeded.*nothing was stored"):
+        with pytest.raises(LogUnavailable, match=r"nothing was stored: maximum bytes exceeded"):
             await writer.commit(Commit(b"2", [append(OUT, *[bytes(9_000)] * 30), append(INNER, b"2")]))
         await log._api.call(f"STREAM.UPDATE.{app_stream(GROUP)}", {**config, "max_bytes": -1})
         writer = await log.fence(task_ref(1, GROUP))
@@ -44,6 +45,32 @@ def test_a_limit_of_the_stream_of_an_app_refuses_a_commit_whole(nats: NatsServer
         await log.close()
 
     asyncio.run(run())
+
+
+def test_a_server_whose_storage_is_used_up_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "nats.conf").write_text("jetstream { max_file_store: 3MB }\n")
+    server = NatsServer(tmp_path, "-c", str(tmp_path / "nats.conf"))
+    server.start()
+
+    async def run() -> None:
+        log = JetStreamLog(server.url)
+        await log.open()
+        await log.create_topics([TopicSpec(OUT.topic)])
+
+        async def append_on() -> None:
+            for _ in range(40):
+                await log.append([append(OUT, bytes(200_000))])
+
+        with pytest.raises(
+            LogUnavailable, match=r"nothing was stored: .*max_file_store used up; make room, and start it"
+        ):
+            await append_on()
+        await log.close()
+
+    try:
+        asyncio.run(run())
+    finally:
+        server.kill()
 
 
 # ── max_payload ───────────────────────────────────────────────────────────────────────────────────────────────────────

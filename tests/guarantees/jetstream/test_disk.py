@@ -1,0 +1,119 @@
+"""The server's disk is full under a worker: it says so, waits, and with room again nothing is lost or twice."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from streams.connectors.jetstream.log import JetStreamLog
+from streams.core.log import Append, TopicSpec
+from streams.core.record import Records, TopicPartition
+from streams.testing.source_contract import values
+from tests.brokers.nats.server import NatsServer
+from tests.guarantees.kafka.fleet import Fleet
+from tests.guarantees.support import APPS
+
+MB = 2**20
+COUNT = 80
+BLOBS, TREATED, COUNTED = (TopicPartition(name, 0) for name in ("blobs", "treated", "counted"))
+
+
+def blob(number: int) -> bytes:
+    return b"%06d" % number + bytes([number % 251]) * 100_000
+
+
+async def fill(url: str) -> None:
+    """8 MB of input, which make 16 MB of output: it lies in the app's stream first."""
+    log = JetStreamLog(url)
+    await log.open()
+    await log.create_topics([TopicSpec(at.topic) for at in (BLOBS, TREATED, COUNTED)])
+    for first in range(0, COUNT, 20):
+        numbers = range(first, first + 20)
+        records = Records([b"k"] * 20, [blob(number) for number in numbers], list(numbers))
+        await log.append([Append(BLOBS, records)])
+    await log.close()
+
+
+async def results(url: str) -> tuple[list[bytes | None], list[bytes | None]]:
+    log = JetStreamLog(url)
+    await log.open()
+    try:
+        return await values(log, TREATED), await values(log, COUNTED)
+    finally:
+        await log.close()
+
+
+def goes_on(
+    server: NatsServer, folder: Path, make_full: Callable[[], None], make_room: Callable[[], None], told: str
+) -> None:
+    """``told``: what the worker says of it."""
+    asyncio.run(fill(server.url))
+    make_full()
+    settings = "session_timeout_ms=2000&request_timeout_ms=1000"
+    with Fleet(APPS / "blobs.py", "", folder, log=f"{server.url}?{settings}") as fleet:
+        worker = fleet.start(0)
+        fleet.until(lambda: told in worker.said, "it to meet the full disk, and to say so", timeout_s=60)
+        server.kill()
+        make_room()
+        server.start()
+        fleet.until(lambda: len(asyncio.run(results(server.url))[1]) >= COUNT, "it to go on by itself")
+        fleet.stop_all()
+        assert "Traceback" not in worker.said
+    treated, counted = asyncio.run(results(server.url))
+    assert treated == [blob(number)[::-1] for number in range(COUNT)]
+    assert counted == [b"%d" % number for number in range(1, COUNT + 1)]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 60 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(place)]
+    try:
+        mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    if not mounted:
+        pytest.skip("no right to mount a file system")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_worker_whose_server_s_disk_is_full_says_so_and_loses_nothing(small_disk: Path, tmp_path: Path) -> None:
+    config = tmp_path / "nats.conf"
+    config.write_text("jetstream { max_file_store: 4GB }\n")  # else the server keeps away from the end of the disk
+    server = NatsServer(small_disk / "server", "-c", str(config))
+    server.start()
+    ballast = small_disk / "ballast"
+
+    def make_full() -> None:
+        ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 5 * MB))
+
+    try:
+        goes_on(server, tmp_path, make_full, ballast.unlink, "A server stops it when its disk is full: make room")
+        assert "no space left on device" in server.said()
+    finally:
+        server.kill()
+
+
+def test_a_worker_whose_server_s_files_may_not_grow_says_so_and_loses_nothing(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path / "server")
+    server.start()
+
+    def make_full() -> None:
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (3 * MB, resource.RLIM_INFINITY))
+
+    def make_room() -> None:
+        """A server that is started anew has no limit."""
+
+    try:
+        goes_on(server, tmp_path, make_full, make_room, "file too large")
+    finally:
+        server.kill()
