@@ -2,7 +2,7 @@
 
     edge ── topics as sources (intake) and targets (outlet); place ── where they are
     config ── what a URL says
-    connection ── asyncio: TCP, TLS, WebSocket (transport, websocket); paced reconnects (backoff)
+    connection ── asyncio: TCP, TLS, WebSocket (transport, websocket)
         session ── the protocol's state: what may be sent, what has come; no I/O, no clock
             decoder, encoder ── bytes to packets and back (packets, properties, wire, reasons)
     inflight, outbox ── which packet ids are under way, in and out: exactly once (pure too)

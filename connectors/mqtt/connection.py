@@ -1,15 +1,15 @@
 """A session on a transport: what asyncio adds to ``session``.
 
-What must live here: reading with back pressure, writing in batches, timers, reconnecting at a pace.  What must not: the
-protocol (``session``), sockets (``transport``), and deciding what is acknowledged.
+What must live here: reading with back pressure, writing in batches, timers.  What must not: the protocol (``session``),
+sockets (``transport``), connecting again (``runtime.restarts``), and deciding what is acknowledged.
 
 A connection is used by one task.  ``events`` gives out what has come, in batches; the calls that send never block, and
 what they send is written together when the loop turns; ``drain`` waits for a broker that reads slowly.  When more than
 ``ahead_bytes`` have come that nobody has taken, reading pauses, and TCP makes the broker wait; pings go on.
 
-A connection never comes back by itself.  Whoever owns the session opens the next one, with ``open_patiently``, and only
-after it has made sure that the session is still its own: in 3.1.1 nobody tells that another client has taken it over,
-and mosquitto before 2.0.15 doesn't in MQTT 5 either (its issue 2607).
+A connection never comes back by itself.  Whoever owns the session opens the next one, and only after it has made sure
+that the session is still its own: in 3.1.1 nobody tells that another client has taken it over, and mosquitto before
+2.0.15 doesn't in MQTT 5 either (its issue 2607).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from streams.connectors.mqtt.backoff import Backoff
 from streams.connectors.mqtt.config import MqttConfig
 from streams.connectors.mqtt.errors import ConnectionLost
 from streams.connectors.mqtt.events import Closed, Connected, Event, SessionSettings
@@ -26,9 +25,9 @@ from streams.connectors.mqtt.properties import Properties
 from streams.connectors.mqtt.reasons import Reason
 from streams.connectors.mqtt.session import Session, State
 from streams.connectors.mqtt.transport import OnData, OnLost, Transport, open_stream
-from streams.errors import ConfigurationError, ServiceUnavailable, StreamsError
+from streams.errors import ConfigurationError, StreamsError
 
-__all__ = ["Connection", "open_patiently"]
+__all__ = ["Connection"]
 
 AHEAD_BYTES = 4 * 2**20
 
@@ -270,27 +269,3 @@ def _websocket(config: MqttConfig) -> Callable[[MqttConfig, OnData, OnLost], Awa
             f"{config.shown}: MQTT over WebSocket needs {error.name}: pip install 'streams-log[mqtt]'"
         ) from error
     return open_websocket
-
-
-async def open_patiently(
-    config: MqttConfig,
-    settings: SessionSettings,
-    backoff: Backoff,
-    *,
-    on_wait: Callable[[float, StreamsError], None] | None = None,
-    ahead_bytes: int = AHEAD_BYTES,
-) -> Connection:
-    """Try until it succeeds, with pauses that grow.  ``on_wait`` is told how long each is, and why.
-
-    Waits out whatever may pass (ServiceUnavailable).  Raises Refused, and SessionTakenOver: who has been thrown out and
-    comes back throws out the other one, and so on.  The caller resets ``backoff`` when the connection has shown itself
-    to work.
-    """
-    while True:
-        try:
-            return await Connection.open(config, settings, ahead_bytes=ahead_bytes)
-        except ServiceUnavailable as error:
-            wait_s = backoff.next_s()
-            if on_wait is not None:
-                on_wait(wait_s, error)
-            await asyncio.sleep(wait_s)

@@ -9,9 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from streams.connectors.mqtt.backoff import Backoff
 from streams.connectors.mqtt.config import MqttConfig, parse_url
-from streams.connectors.mqtt.connection import Connection, open_patiently
+from streams.connectors.mqtt.connection import Connection
 from streams.connectors.mqtt.encoder import encode, encode_publish
 from streams.connectors.mqtt.errors import ConnectionLost, MalformedPacket, ProtocolError, Refused, SessionTakenOver
 from streams.connectors.mqtt.events import Event, Pong, SessionSettings
@@ -28,7 +27,6 @@ from streams.connectors.mqtt.packets import (
 )
 from streams.connectors.mqtt.properties import Properties
 from streams.connectors.mqtt.reasons import Reason
-from streams.errors import StreamsError
 from tests.connectors.mqtt.fake import Peer, broker
 
 PATIENCE_S = 60.0
@@ -73,28 +71,22 @@ def test_a_takeover_is_raised_and_no_connection_is_made_again() -> None:
     asyncio.run(main())
 
 
-def test_what_may_pass_is_waited_out_and_what_may_not_is_raised() -> None:
-    answers = [Reason.SERVER_BUSY, Reason.SERVER_UNAVAILABLE, None, Reason.NOT_AUTHORIZED]
-    waits: list[tuple[float, int]] = []
-
-    async def behave(peer: Peer) -> None:
-        answer = answers.pop(0)
-        if answer is not None:
-            await peer.accept(Connack(False, answer))
-
-    def waiting(wait_s: float, error: StreamsError) -> None:
-        assert isinstance(error, ConnectionLost)
-        waits.append((wait_s, error.reason))
-
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (Reason.SERVER_BUSY, ConnectionLost),
+        (Reason.SERVER_UNAVAILABLE, ConnectionLost),
+        (Reason.NOT_AUTHORIZED, Refused),
+        (Reason.BANNED, Refused),
+    ],
+)
+def test_what_may_pass_is_another_error_than_what_may_not(answer: int, error: type[Exception]) -> None:
     async def main() -> None:
-        async with broker(behave) as config:
-            pace = Backoff(lambda: 1.0, least_s=0.001)
-            with pytest.raises(Refused, match="not authorized"):
-                await open_patiently(config, settings_of(config), pace, on_wait=waiting)
+        async with broker(lambda peer: peer.accept(Connack(False, answer))) as config:
+            with pytest.raises(error, match="refuses the connection"):
+                await opened(config)
 
     asyncio.run(main())
-    assert [wait_s for wait_s, _ in waits] == [0.001, 0.002, 0.004]
-    assert [reason for _, reason in waits][:2] == [Reason.SERVER_BUSY, Reason.SERVER_UNAVAILABLE]
 
 
 def test_a_broker_that_never_answers_is_given_up() -> None:
@@ -414,19 +406,6 @@ def test_subscribe_takes_all_filters_at_once() -> None:
     (packet,) = heard
     assert isinstance(packet, Subscribe)
     assert [each.topic_filter for each in packet.subscriptions] == ["a/#", "b"]
-
-
-def test_pauses_grow_twofold_by_chance_and_never_vanish() -> None:
-    pace = Backoff(lambda: 1.0, least_s=1.0, most_s=10.0)
-    assert [pace.next_s() for _ in range(6)] == [1, 2, 4, 8, 10, 10]
-    pace.reset()
-    assert pace.next_s() == 1
-    assert Backoff(lambda: 0.0, least_s=1.0).next_s() == 0.1
-    chance = random.Random(1)
-    pace = Backoff(chance.random, least_s=1.0, most_s=10.0)
-    waits = [pace.next_s() for _ in range(2000)]
-    assert len(set(waits)) > 1000
-    assert max(waits) <= 10
 
 
 def test_a_config_has_no_secret_in_its_text() -> None:

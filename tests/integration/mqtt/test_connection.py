@@ -8,8 +8,7 @@ from collections.abc import Callable
 import pytest
 import uvloop
 
-from streams.connectors.mqtt.backoff import Backoff
-from streams.connectors.mqtt.connection import Connection, open_patiently
+from streams.connectors.mqtt.connection import Connection
 from streams.connectors.mqtt.errors import ConnectionLost, ProtocolError, Refused, SessionTakenOver
 from streams.connectors.mqtt.events import Pong
 from streams.connectors.mqtt.packets import (
@@ -25,7 +24,6 @@ from streams.connectors.mqtt.packets import (
 )
 from streams.connectors.mqtt.properties import Properties
 from streams.connectors.mqtt.reasons import Reason
-from streams.errors import StreamsError
 from tests.brokers.kafka.certificates import Authority
 from tests.brokers.mqtt.server import Mosquitto
 from tests.integration.mqtt.helpers import PATIENCE_S, config_of, one, opened, send, subscribed, take, until
@@ -102,12 +100,12 @@ def test_large_and_empty_payloads_pass(mosquitto: Mosquitto, unique: Unique, sch
 
 
 @VERSIONS
-def test_a_wrong_password_is_refused_and_not_tried_again(secured: Mosquitto, version: int) -> None:
+def test_a_wrong_password_is_refused(secured: Mosquitto, version: int) -> None:
     async def main() -> None:
         for user in ("", "shop:wrong@"):
             config = config_of(f"mqtt://{user}127.0.0.1:{secured.port}", version)
             with pytest.raises(Refused) as caught:
-                await open_patiently(config, config.session("me", clean_start=True), Backoff(lambda: 1.0))
+                await opened(config, "me")
             assert caught.value.reason in (Reason.NOT_AUTHORIZED, Reason.BAD_USER_NAME_OR_PASSWORD)
             assert "password" in str(caught.value)
             assert "wrong" not in str(caught.value)
@@ -274,17 +272,10 @@ def test_sessions_and_messages_outlive_a_broker_that_is_killed(
         own_mosquitto.stop()
         with pytest.raises(ConnectionLost):
             await until(sender, lambda seen: False)
-        waits: list[float] = []
-
-        def start(wait_s: float, error: StreamsError) -> None:
-            waits.append(wait_s)
-            if len(waits) == 3:
-                own_mosquitto.start()
-
-        pace = Backoff(lambda: 1.0, least_s=0.01, most_s=1.0)
-        async with asyncio.timeout(PATIENCE_S):
-            receiver = await open_patiently(config, config.session(topic, clean_start=False), pace, on_wait=start)
-        assert waits[:3] == [0.01, 0.02, 0.04]
+        with pytest.raises(ConnectionLost, match="can't be reached"):
+            await opened(config, topic, clean_start=False)
+        own_mosquitto.start()
+        receiver = await opened(config, topic, clean_start=False)
         assert receiver.connected.session_present
         found = await take(receiver, 50)
         assert [int(message.payload) for message in found] == list(range(1, 51))

@@ -14,12 +14,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import sys
 from pathlib import Path
 from typing import Any
 
-from streams.connectors.mqtt.backoff import Backoff
 from streams.connectors.mqtt.config import MqttConfig
 from streams.connectors.mqtt.connection import Connection
 from streams.connectors.mqtt.errors import ConnectionLost
@@ -59,7 +57,6 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 async def connection_for(state: Inflight | Outbox, log: Log, config: MqttConfig, client_id: str) -> Connection:
-    pace = Backoff(random.random, least_s=0.05, most_s=1.0)
     while True:
         state.connecting()
         await commit_all(state, log)
@@ -68,7 +65,7 @@ async def connection_for(state: Inflight | Outbox, log: Log, config: MqttConfig,
         except ConnectionLost as error:
             if error.before_connect:
                 state.unsent()
-            await asyncio.sleep(pace.next_s())
+            await asyncio.sleep(0.05)
 
 
 async def commit_all(state: Inflight | Outbox, log: Log) -> Say:
