@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from streams.core.duration import Duration, parse_duration_ms
 from streams.core.endpoint import Endpoint
 from streams.core.log import TopicSpec
-from streams.dsl.codec import Codec
+from streams.dsl.codec import Codec, value_codec
 from streams.dsl.stream import Stream
+from streams.dsl.table import Table
 from streams.dsl.topic import Topic
+from streams.dsl.types import Unknown, writable_codec
 from streams.errors import ConfigurationError, TopologyError
+from streams.operators.agent import Agent as AgentNode
+from streams.operators.source import Source
 
 if TYPE_CHECKING:
     from streams.dsl.app import App
@@ -109,3 +113,36 @@ def sinks_of(sinks: Iterable[Topic[Any, Any] | str], results: Stream[Any, Any]) 
     """Connect an agent's results to each of its sinks."""
     for sink in sinks:
         results.to(sink)
+
+
+def add_agent(
+    app: App,
+    label: str,
+    source: Stream[K, V],
+    fn: Callable[..., Any],
+    concurrency: int,
+    tables: Sequence[Table[Any, Any]],
+) -> Agent[K, V]:
+    """Put an agent into the app's graph, with its inbox.  tables: what it uses."""
+    used = {table.state.name: table for table in tables}
+    values = value_codec(source.type) if source.type is not Unknown else writable_codec(Unknown, f"agent {label}")
+    inbox = TopicSpec(app.internal(label, "inbox", f"the inbox of agent {label}"), source.partitions, "repartition")
+    app.uncounted.add(inbox.name)
+    values = values.at(inbox.name)
+    asked = Source(name=f"{label}.inbox", topic=inbox, decode=values.decode, timed=False, aligned=False)
+    app.add(asked)
+    node = AgentNode(
+        name=label,
+        upstream=(source.node, asked),
+        policy=source.policy,
+        fn=fn,
+        inbox=inbox,
+        tables=[table.state for table in used.values()],
+        prefetch=[name for name, table in used.items() if table.key_codec.name == source.keys.name in ("str", "bytes")],
+        concurrency=concurrency,
+        decode_key=source.keys.decode,
+    )
+    app.take_name(f"{label}.requests", f"agent {label}")
+    app.add(node)
+    results: Stream[Any, Any] = Stream(app, node, label, source.partitions, source.keys, Unknown, source.policy)
+    return Agent(app, label, source, inbox, values, results)

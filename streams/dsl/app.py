@@ -21,9 +21,9 @@ from streams.core.message import Message
 from streams.core.policy import Action
 from streams.core.spread import How
 from streams.core.state import StateSpec
-from streams.dsl.agent import Agent, sinks_of
+from streams.dsl.agent import Agent, add_agent, sinks_of
 from streams.dsl.blueprint import Blueprint
-from streams.dsl.codec import Codec, value_codec
+from streams.dsl.codec import Codec
 from streams.dsl.foreign import Journal, Outbox
 from streams.dsl.naming import Names, check_name
 from streams.dsl.running import Running, TableView
@@ -39,13 +39,9 @@ from streams.dsl.types import (
     StartAt,
     StreamSettings,
     TopicSettings,
-    Unknown,
-    writable_codec,
 )
 from streams.dsl.view import View
 from streams.errors import ConfigurationError, TopologyError
-from streams.operators.agent import Agent as AgentNode
-from streams.operators.source import Source
 
 if TYPE_CHECKING:
     from streams.dsl.timer import Timer
@@ -350,47 +346,12 @@ class App:
             if not (inspect.isasyncgenfunction(fn) or inspect.iscoroutinefunction(fn)):
                 raise ConfigurationError(f"agent {fn.__name__}: write it as `async def` over its events")
             label = check_name(name or fn.__name__, "an agent")
-            agent = self._add_agent(label, source, fn, concurrency, [*tables, *tables_named_by(fn)])
+            agent = add_agent(self, label, source, fn, concurrency, [*tables, *tables_named_by(fn)])
             sinks_of(sinks, agent.results)
             self.agents[label] = agent
             return agent
 
         return decorate
-
-    def _add_agent(
-        self,
-        label: str,
-        source: Stream[K, V],
-        fn: Callable[..., Any],
-        concurrency: int,
-        tables: Sequence[Table[Any, Any]],
-    ) -> Agent[K, V]:
-        used = {table.state.name: table for table in tables}
-        values = value_codec(source.type) if source.type is not Unknown else writable_codec(Unknown, f"agent {label}")
-        inbox = TopicSpec(
-            self.internal(label, "inbox", f"the inbox of agent {label}"), source.partitions, "repartition"
-        )
-        self.uncounted.add(inbox.name)
-        values = values.at(inbox.name)
-        asked = Source(name=f"{label}.inbox", topic=inbox, decode=values.decode, timed=False, aligned=False)
-        self.add(asked)
-        node = AgentNode(
-            name=label,
-            upstream=(source.node, asked),
-            policy=source.policy,
-            fn=fn,
-            inbox=inbox,
-            tables=[table.state for table in used.values()],
-            prefetch=[
-                name for name, table in used.items() if table.key_codec.name == source.keys.name in ("str", "bytes")
-            ],
-            concurrency=concurrency,
-            decode_key=source.keys.decode,
-        )
-        self._names.take(f"{label}.requests", f"agent {label}")
-        self.add(node)
-        results: Stream[Any, Any] = Stream(self, node, label, source.partitions, source.keys, Unknown, source.policy)
-        return Agent(self, label, source, inbox, values, results)
 
     def timer(
         self, every: Duration, *, name: str = "", per_worker: bool = False, sinks: Iterable[Topic[Any, Any] | str] = ()

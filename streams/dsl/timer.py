@@ -16,7 +16,7 @@ from croniter import croniter  # type: ignore[import-untyped,unused-ignore]
 
 from streams.core.log import TopicSpec
 from streams.core.policy import FAIL
-from streams.dsl.agent import sinks_of
+from streams.dsl.agent import add_agent, sinks_of
 from streams.dsl.codec import value_codec
 from streams.dsl.keys import key_codec
 from streams.dsl.naming import check_name
@@ -73,7 +73,7 @@ def add_timer(
         source = Source(name=f"{label}.ticks", topic=topic, decode=codec.decode, timed=False)
         app.add(source)
         ticks: Stream[Any, int] = Stream(app, source, label, 1, key_codec(None), int, FAIL)
-        agent = app._add_agent(label, ticks, _on_ticks(fn), 1, tables_named_by(fn))
+        agent = add_agent(app, label, ticks, _on_ticks(fn), 1, tables_named_by(fn))
         sinks_of(sinks, agent.results)
         app.timers.append(Timer(label, every_ms, cron, fn, topic))
         return fn
