@@ -111,7 +111,7 @@ class MqttIntake:
 
     async def _connect(self) -> Received | None:
         config = self._place.config
-        settings = config.session(self._client_id, clean_start=False)
+        settings = config.session(self._client_id, clean_start=False, will=self._place.will)
         try:
             self._connection = await Connection.open(config, settings)
         except ConnectionLost as error:
@@ -282,5 +282,9 @@ def _headers(message: Publish) -> Headers:
             found.append(("Mqtt-Response-Topic", said["response_topic"].encode()))
         if "correlation_data" in said:
             found.append(("Mqtt-Correlation-Data", said["correlation_data"]))
+        if said.get("payload_format_indicator"):
+            found.append(("Mqtt-Payload-Format", b"1"))
+        if "message_expiry_interval" in said:
+            found.append(("Mqtt-Message-Expiry", b"%d" % said["message_expiry_interval"]))
         found += [(name, value.encode()) for name, value in said.get("user_property", ())]
     return tuple(found)

@@ -130,7 +130,8 @@ class MqttOutlet:
 
     async def _connect(self, *, clean_start: bool) -> Connection:
         config = self._place.config
-        return await Connection.open(config, config.session(self._client_id, clean_start=clean_start))
+        settings = config.session(self._client_id, clean_start=clean_start, will=self._place.will)
+        return await Connection.open(config, settings)
 
     def _messages(self, records: Records) -> list[Publish]:
         five = self._place.config.version == MQTT_5

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import combinations, zip_longest
 
 from streams.connectors.mqtt.config import MqttConfig, parse_url
+from streams.connectors.mqtt.packets import Will
 from streams.core.urls import pairs_of, without_secrets
 from streams.errors import ConfigurationError
 
@@ -22,25 +23,28 @@ __all__ = ["Place", "check_filters", "check_template", "fill", "parse_location"]
 
 _FIELD = re.compile(r"\{(\w*)\}")
 _UNFIT = re.compile(r"[\x00-\x1f+#\x7f\udc80-\udcff]")
+_WILL = {"will_topic": "", "will_payload": "", "will_qos": "0", "will_retain": "no"}
 _YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """qos: 0, 1 or 2, of the subscription or of what is published.  retain: of what is published.  client_id: what the
-    ids of our clients begin with, before the names of the log and of the journal or outbox."""
+    ids of our clients begin with, before the names of the log and of the journal or outbox.  will: what the broker
+    publishes when one of our clients is gone without a word."""
 
     config: MqttConfig
     qos: int = 1
     retain: bool = False
     client_id: str = ""
+    will: Will | None = None
 
 
 def parse_location(url: str) -> Place:
     """Raises ConfigurationError, without secrets."""
     shown = without_secrets(url)
     base, _, query = url.partition("?")
-    own = {"qos": "1", "retain": "no", "client_id": ""}
+    own = {"qos": "1", "retain": "no", "client_id": "", **_WILL}
     rest: list[str] = []
     for part in filter(None, query.split("&")):
         name = part.partition("=")[0]
@@ -48,12 +52,21 @@ def parse_location(url: str) -> Place:
             own[name] = dict(pairs_of(part))[name]
         else:
             rest.append(part)
-    if own["qos"] not in ("0", "1", "2"):
-        raise ConfigurationError(f"{shown}: qos={own['qos']}: 0, 1 or 2 is needed")
-    if own["retain"] not in _YES:
-        raise ConfigurationError(f"{shown}: retain={own['retain']}: yes or no is needed")
+    for name in ("qos", "will_qos"):
+        if own[name] not in ("0", "1", "2"):
+            raise ConfigurationError(f"{shown}: {name}={own[name]}: 0, 1 or 2 is needed")
+    for name in ("retain", "will_retain"):
+        if own[name] not in _YES:
+            raise ConfigurationError(f"{shown}: {name}={own[name]}: yes or no is needed")
+    topic, will = own["will_topic"], None
+    if topic:
+        if set(topic) & set("+#\0"):
+            raise ConfigurationError(f"{shown}: will_topic={topic}: + and # are for what is read")
+        will = Will(topic, own["will_payload"].encode(), int(own["will_qos"]), _YES[own["will_retain"]])
+    elif any(own[name] != default for name, default in _WILL.items()):
+        raise ConfigurationError(f"{shown}: a will without will_topic, where it is to be published")
     config = parse_url(base + ("?" + "&".join(rest) if rest else ""))
-    return Place(config, int(own["qos"]), _YES[own["retain"]], own["client_id"])
+    return Place(config, int(own["qos"]), _YES[own["retain"]], own["client_id"], will)
 
 
 def check_filters(address: str) -> list[str]:

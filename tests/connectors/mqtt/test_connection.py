@@ -81,8 +81,11 @@ def test_a_takeover_is_raised_and_no_connection_is_made_again() -> None:
     ],
 )
 def test_what_may_pass_is_another_error_than_what_may_not(answer: int, error: type[Exception]) -> None:
+    async def behave(peer: Peer) -> None:
+        await peer.accept(Connack(False, answer))
+
     async def main() -> None:
-        async with broker(lambda peer: peer.accept(Connack(False, answer))) as config:
+        async with broker(behave) as config:
             with pytest.raises(error, match="refuses the connection"):
                 await opened(config)
 

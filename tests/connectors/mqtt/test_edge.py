@@ -26,6 +26,7 @@ from streams.connectors.mqtt.packets import (
     Pubrel,
     Suback,
     Subscribe,
+    Will,
 )
 from streams.connectors.mqtt.properties import Properties
 from streams.connectors.mqtt.reasons import Reason
@@ -187,23 +188,23 @@ def test_a_session_that_is_kept_for_a_shorter_time_is_said_once(caplog: pytest.L
     assert caplog.text.count("keeps sessions for 60 s, not for session_expiry_s=3600") == 1
 
 
-def test_messages_beyond_the_receive_maximum_are_borne_and_counted() -> None:
+def test_sources_and_targets_have_the_will_and_who_looks_at_the_start_has_none() -> None:
+    wills: list[Will | None] = []
+
     async def behave(peer: Peer) -> None:
-        await welcome(peer, present=False)
-        await peer.say(*[Publish("in/1", b"%d" % number, 1, packet_id=number) for number in range(1, 6)])
-        await peer.ended()
+        wills.append((await peer.accept()).will)
 
     async def main() -> None:
         async with broker(behave) as config:
-            edge = edge_at(config, "qos=1&receive_maximum=2")
-            for lives in (1, 2):
-                intake, journal = await intake_at(edge), Journal()
-                await journal.take(intake, count=5)
-                assert len(journal.values) == 5
-                await intake.close()
-                assert edge.counters()["streams_mqtt_overruns"][1] == lives * 3
+            edge = edge_at(config, "qos=1&will_topic=gone")
+            await edge.open()
+            with pytest.raises(ConnectionLost):
+                await Journal().take(await intake_at(edge), count=1)
+            with pytest.raises(ConnectionLost):
+                await (await outlet_at(edge)).send(BATCH, keeper([]))
 
     asyncio.run(main())
+    assert wills == [None, Will("gone"), Will("gone")]
 
 
 def test_that_it_connects_is_stored_before_the_broker_hears_of_it() -> None:

@@ -35,7 +35,7 @@ from streams.core.log import TopicSpec
 from streams.core.record import Records
 from streams.errors import ServiceUnavailable
 from tests.connectors.mqtt.fake import Peer, broker
-from tests.connectors.mqtt.test_edge import PATIENCE_S, Journal, edge_at, intake_at, keeper, outlet_at
+from tests.connectors.mqtt.test_edge import PATIENCE_S, Journal, edge_at, intake_at, keeper, outlet_at, welcome
 
 COUNT = 150
 SEEDS = range(3)
@@ -448,5 +448,24 @@ def test_of_a_batch_of_large_messages_few_are_put_together_before_the_broker_rea
             await asyncio.gather(sending, return_exceptions=True)
             over.set()
             await outlet.close()
+
+    asyncio.run(main())
+
+
+def test_messages_beyond_the_receive_maximum_are_borne_and_counted() -> None:
+    async def behave(peer: Peer) -> None:
+        await welcome(peer, present=False)
+        await peer.say(*[Publish("in/1", b"%d" % number, 1, packet_id=number) for number in range(1, 6)])
+        await peer.ended()
+
+    async def main() -> None:
+        async with broker(behave) as config:
+            edge = edge_at(config, "qos=1&receive_maximum=2")
+            for lives in (1, 2):
+                intake, journal = await intake_at(edge), Journal()
+                await journal.take(intake, count=5)
+                assert len(journal.values) == 5
+                await intake.close()
+                assert edge.counters()["streams_mqtt_overruns"][1] == lives * 3
 
     asyncio.run(main())

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from streams.connectors.mqtt.edge import MqttEdge
-from streams.connectors.mqtt.packets import MQTT_3_1_1
+from streams.connectors.mqtt.packets import MQTT_3_1_1, Will
 from streams.connectors.mqtt.place import check_filters, check_template, fill, parse_location
 from streams.core.capability import Guarantee
 from streams.core.log import TopicSpec
@@ -22,7 +22,17 @@ def test_settings_of_the_topic_and_of_the_connection_stand_side_by_side() -> Non
     assert (plain.qos, plain.retain, plain.client_id) == (1, False, "")
 
 
-@pytest.mark.parametrize("settings", ["qos=3", "retain=perhaps", "qos=1&speed=9"])
+def test_a_will_is_a_setting_of_the_topic() -> None:
+    place = parse_location("mqtt://b?will_topic=plant/state&will_payload=gone%20away&will_qos=1&will_retain=yes")
+    assert place.will == Will("plant/state", b"gone away", 1, True)
+    assert parse_location("mqtt://b?will_topic=x").will == Will("x")
+    assert parse_location("mqtt://b").will is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    ["qos=3", "retain=perhaps", "qos=1&speed=9", "will_topic=a/%23", "will_topic=a&will_qos=3", "will_payload=gone"],
+)
 def test_a_setting_that_is_none_is_refused_without_secrets(settings: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         parse_location(f"mqtt://me:secret@broker?{settings}")

@@ -109,7 +109,8 @@ def test_what_is_sent_on_matching_topics_is_read_with_topic_and_headers(
 
     async def main() -> None:
         async with at_work(app, log), peer(mosquitto, plant) as sender:
-            told = {"user_property": [("unit", "celsius")], "content_type": "text/plain", "correlation_data": b"7"}
+            told: dict[str, Any] = {"user_property": [("unit", "celsius")], "content_type": "text/plain"}
+            told |= {"correlation_data": b"7", "payload_format_indicator": 1, "message_expiry_interval": 3600}
             await send(
                 sender,
                 [
@@ -131,6 +132,7 @@ def test_what_is_sent_on_matching_topics_is_read_with_topic_and_headers(
         if version == "5":
             named = {name: first[name] for name in ("unit", "Mqtt-Content-Type", "Mqtt-Correlation-Data")}
             assert named == {"unit": b"celsius", "Mqtt-Content-Type": b"text/plain", "Mqtt-Correlation-Data": b"7"}
+            assert (first["Mqtt-Payload-Format"], int(first["Mqtt-Message-Expiry"]) > 3000) == (b"1", True)
 
     asyncio.run(main())
 
