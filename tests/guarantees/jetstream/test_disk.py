@@ -65,9 +65,39 @@ def goes_on(
         fleet.until(lambda: len(asyncio.run(results(server.url))[1]) >= COUNT, "it to go on by itself")
         fleet.stop_all()
         assert "Traceback" not in worker.said
-    treated, counted = asyncio.run(results(server.url))
+    check(server.url)
+
+
+def check(url: str) -> None:
+    """Everything is there once, in order."""
+    treated, counted = asyncio.run(results(url))
     assert treated == [blob(number)[::-1] for number in range(COUNT)]
     assert counted == [b"%d" % number for number in range(1, COUNT + 1)]
+
+
+async def limit(url: str, size: int) -> None:
+    """As an administrator does it: for the app's stream."""
+    log = JetStreamLog(url)
+    await log.open()
+    config = (await log._api.call("STREAM.INFO.S-blobs"))["config"]
+    await log._api.call("STREAM.UPDATE.S-blobs", {**config, "max_bytes": size})
+    await log.close()
+
+
+def test_a_worker_whose_app_s_stream_is_at_its_limit_goes_on_by_itself_when_it_is_raised(
+    nats_own: NatsServer, tmp_path: Path
+) -> None:
+    with Fleet(APPS / "blobs.py", "", tmp_path, log=nats_own.url) as fleet:
+        fleet.start_all(1)
+        worker = fleet.running[0]
+        asyncio.run(limit(nats_own.url, MB))
+        asyncio.run(fill(nats_own.url))
+        fleet.until(lambda: "nothing was stored: maximum bytes exceeded" in worker.said, "it to meet the limit")
+        asyncio.run(limit(nats_own.url, -1))
+        fleet.until(lambda: len(asyncio.run(results(nats_own.url))[1]) >= COUNT, "it to go on")
+        fleet.stop_all()
+        assert "Traceback" not in worker.said
+    check(nats_own.url)
 
 
 @pytest.fixture
