@@ -12,3 +12,6 @@ app = App("relay", partitions=2)
 numbers = app.stream(app.topic(f"{NATS}/numbers.*", value=int))
 numbers.to("seen")
 numbers.map(lambda number: -number).to(app.topic(f"{NATS}/negated.{{key}}", value=int))
+
+shared = App("shared", partitions=1)
+shared.stream(shared.topic(f"{NATS}/jobs.*", value=int, partitions=4)).to("jobs-seen")

@@ -4,10 +4,13 @@ through kills, and what goes out gets there."""
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -298,10 +301,11 @@ def test_an_address_that_is_none_is_refused(address: str, written: bool, said: s
 
 
 @contextmanager
-def worker(log: str, server: NatsServer, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def worker(log: str, server: NatsServer, folder: Path, app: str = "app") -> Iterator[subprocess.Popen[bytes]]:
+    folder.mkdir(exist_ok=True)
     said = (folder / "said").open("ab")
     process = subprocess.Popen(
-        [sys.executable, "-m", "streams", "worker", "-A", f"{APP}:app", "--log", log, "--port", "0"],
+        [sys.executable, "-m", "streams", "worker", "-A", f"{APP}:{app}", "--log", log, "--port", "0"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "NATS": server.url},
         cwd=folder,
         stdout=said,
@@ -374,6 +378,53 @@ def test_what_was_journaled_is_processed_once_and_delivered_through_kills(
     assert set(came) <= seen
     assert seen == set(came) or server_too, "everything that was processed went out"
     print(f"{sent} sent, {len(seen)} heard, {len(came)} delivered")
+
+
+def receiving_tasks(folder: Path) -> set[str]:
+    """The ingress tasks of a worker that are at it, as it says itself."""
+    place = re.search(r"health, metrics and tables on (http://\S+)", (folder / "said").read_text())
+    if place is None:
+        return set()
+    with urllib.request.urlopen(f"{place[1]}/tasks", timeout=PATIENCE_S) as answer:
+        return {each["task"] for each in json.load(answer) if each["phase"] == "receiving"}
+
+
+def test_workers_that_share_a_subject_journal_each_message_once_by_one_of_them(
+    nats_own: NatsServer, tmp_path: Path
+) -> None:
+    count, log = 2_000, f"{nats_own.url}?session_timeout_ms=1000"
+    folders = [tmp_path / "one", tmp_path / "other"]
+
+    async def run() -> None:
+        with (
+            worker(log, nats_own, folders[0], "shared") as first,
+            worker(log, nats_own, folders[1], "shared") as second,
+        ):
+            shares: list[set[str]] = []
+            async with asyncio.timeout(PATIENCE_S):
+                while sorted(map(len, shares)) != [2, 2]:
+                    await asyncio.sleep(0.1)
+                    shares = [await asyncio.to_thread(receiving_tasks, folder) for folder in folders]
+            async with client(nats_own) as sender:
+                for number in range(count):
+                    await sender.publish(f"jobs.{number % 7}", b"%d" % number)
+                await sender.flush()
+            reader = open_log(log)
+            await reader.open()
+            journal = [TopicPartition("shared.jobs.any.journal", number) for number in range(4)]
+            parts: list[list[bytes | None]] = []
+            async with asyncio.timeout(PATIENCE_S):
+                while sum(map(len, parts)) < count:
+                    await asyncio.sleep(0.2)
+                    parts = [await values(reader, at) for at in journal]
+            await reader.close()
+            assert sorted(int(value or 0) for part in parts for value in part) == list(range(count))
+            assert all(parts), "each task of both workers got some"
+            for process in (first, second):
+                process.send_signal(signal.SIGTERM)
+                assert await asyncio.to_thread(process.wait, PATIENCE_S) == 0
+
+    asyncio.run(run())
 
 
 async def stored(url: str) -> list[list[int]]:
