@@ -8,6 +8,7 @@
 #   make bench   measure, and write docs/benchmarks.md
 #   make bench-kafka   measure on a real broker, and write docs/benchmarks-kafka.md (needs Java and Maven; an hour)
 #   make bench-nats    measure on a real NATS server, and write docs/benchmarks-nats.md (a quarter of an hour)
+#   make bench-mqtt    measure on a real Mosquitto, and write docs/benchmarks-mqtt.md (a quarter of an hour)
 #   make format  rewrite the sources in the project's style
 #   make clean   remove what these targets made
 #
@@ -23,7 +24,7 @@ SLOW   := integration or guarantee or slow
 SHELL := /bin/bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check style types layers fast slow bench bench-kafka bench-nats format clean
+.PHONY: help setup demo test check style types layers fast slow bench bench-kafka bench-nats bench-mqtt format clean
 # A PYTHONPATH of the caller's would shadow what is tested here.
 unexport PYTHONPATH
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -84,6 +85,9 @@ bench-kafka: $(STAMP)
 
 bench-nats: $(STAMP)
 	$(VENV)/bin/python -m tests.benchmarks.nats.run
+
+bench-mqtt: $(STAMP)
+	$(VENV)/bin/python -m tests.benchmarks.mqtt.run
 
 format: $(STAMP)
 	$(RUN) ruff check --fix .

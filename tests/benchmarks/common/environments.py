@@ -5,6 +5,7 @@ What must live here: making them.  What must not: which packages there are (the 
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -41,3 +42,9 @@ def install_python(broker: str, name: str, package: str, *others: str) -> str | 
         return f"{package} can't be installed here: {(done.stderr.strip().splitlines() or ['pip failed'])[-1]}"
     marker.touch()
     return None
+
+
+def remove_package(broker: str, name: str, package: str) -> None:
+    """Take a package out of a peer's environment that hides one of ours."""
+    for found in _folder(broker, name).glob(f"lib/python*/site-packages/{package}"):
+        shutil.rmtree(found)

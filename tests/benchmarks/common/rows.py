@@ -1,7 +1,7 @@
 """Rows of a page that compare contenders: who does what, what ours is held to, and the figures as a table.
 
-What must live here: data, and medians over it.  What must not: running anything, or who takes part (``kafka/rows.py``,
-``nats/rows.py``).
+What must live here: data, and medians over it.  What must not: running anything, or who takes part (the ``rows.py``
+of each broker).
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def table(row: Row, figures: dict[str, Figures]) -> list[str]:
 
 def against(ours: Figures, other: Sequence[float], bar: Bar | None, contender: Contender) -> str:
     """The ratio to ours and the bar, as two cells."""
-    if not ours.shown or contender.program == "ours":
+    if not ours.shown or contender.program == "ours" or other is ours.cpu:
         return " | "
     times = statistics.median(other) / statistics.median(ours.cpu)
     return f"{times:.2f} × as fast | {bar.judge(times) if bar is not None else ''}"

@@ -88,6 +88,7 @@ def report_of(command: Command, run: Run, timeout_s: float = 900) -> tuple[dict[
     if done.returncode or not lines:
         print(done.stderr[-4000:], file=sys.stderr)
         said = [line for line in done.stderr.splitlines() if line.strip()] or ["nothing"]
-        return None, f"ended with status {done.returncode}: {said[-1][:200]}"
+        said_last = said[-1].replace(f"{ROOT}/", "")  # a page names no path of this machine
+        return None, f"ended with status {done.returncode}: {said_last[:200]}"
     report: dict[str, Any] = json.loads(lines[-1])
     return report, ""

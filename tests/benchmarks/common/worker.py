@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from streams import App
 from streams.connectors.registry import open_log
 from streams.core.log import Log
-from streams.core.record import START, Position, TopicPartition
+from streams.core.record import START, Position, Records, TopicPartition
 from streams.runtime.clock import SystemClock
 from streams.runtime.process import GC_THRESHOLDS
 from streams.runtime.stores import RocksStores
@@ -86,8 +87,8 @@ def consumed(worker: Worker) -> bool:
     return True
 
 
-async def read(log: Log, places: list[TopicPartition]) -> int:
-    """Read the partitions to their ends and return how many records there are."""
+async def read(log: Log, places: list[TopicPartition], take: Callable[[Records], None] = lambda records: None) -> int:
+    """Read the partitions to their ends and return how many records there are; ``take`` gets them."""
     ends = {place: bounds.end for place, bounds in (await log.bounds(places)).items()}
     positions: dict[TopicPartition, Position] = dict.fromkeys(places, START)
     reader, count = log.reader(positions), 0
@@ -95,5 +96,6 @@ async def read(log: Log, places: list[TopicPartition]) -> int:
         for fetched in await reader.fetch(left, max_records=10_000, wait_s=1.0):
             positions[fetched.partition] = positions[fetched.partition].advanced(fetched.lane, fetched.next_offset)
             count += len(fetched)
+            take(fetched.records)
     await reader.close()
     return count

@@ -13,24 +13,24 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import platform
-import sys
-import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.common.environments import ROOT
+from tests.benchmarks.common.pages import Page, chosen_rows, chosen_scenarios, tables
 from tests.benchmarks.common.rounds import Bench, take_rounds
-from tests.benchmarks.common.rows import Results, Row, table
+from tests.benchmarks.common.rows import Results, Row
 from tests.benchmarks.kafka import contenders, ground, scenarios
 from tests.benchmarks.kafka.ground import Ground
 from tests.benchmarks.kafka.rows import ROWS
 from tests.brokers.kafka.broker import KafkaBroker
 
+PAGE = Page(
+    "kafka",
+    "Kafka",
+    ("aiokafka", "msgspec", "orjson", "rocksdict", "uvloop"),
+    f"{', '.join(contenders.PACKAGES.values())}, {contenders.KAFKA_STREAMS} on Java",
+)
 SCENARIOS: dict[str, Callable[[Ground, Sequence[str], float, int], Coroutine[Any, Any, list[str]]]] = {
     "workers": scenarios.two_workers,
     "restore": scenarios.restore,
@@ -51,29 +51,8 @@ def a_broker(bootstrap: str | None) -> Iterator[Ground]:
 # ── the page ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def machine() -> str:
-    packages = ", ".join(f"{name} {version(name)}" for name in ("aiokafka", "msgspec", "orjson", "rocksdict", "uvloop"))
-    return (
-        f"{os.cpu_count()} cores, {platform.system()} on {platform.machine()}, Python {platform.python_version()}, "
-        f"{packages}; peers: {', '.join(contenders.PACKAGES.values())}, {contenders.KAFKA_STREAMS} on Java"
-    )
-
-
-def page(rows: Sequence[Row], results: Results, rounds: int, more: Sequence[str], argv: Sequence[str]) -> str:
-    lines = [
-        "# Benchmarks on Kafka",
-        "",
-        "Written by this run:",
-        "",
-        "```console",
-        f"$ .venv/bin/python -m tests.benchmarks.kafka.run {' '.join(argv)}".rstrip(),
-        "```",
-        "",
-        f"Machine: {machine()}. One broker (Apache Kafka in KRaft mode, one node) runs on the same cores.",
-        "",
-        "What carries over from machine to machine is the ratios of one run.",
-        "",
-    ]
+def page(rows: Sequence[Row], results: Results, rounds: int, more: Sequence[str]) -> str:
+    lines = PAGE.head("One broker (Apache Kafka in KRaft mode, one node) runs on the same cores.")
     if rows:
         lines += [
             "## Keyed count, Kafka to Kafka, exactly once",
@@ -93,53 +72,29 @@ def page(rows: Sequence[Row], results: Results, rounds: int, more: Sequence[str]
             "run, the contender's start included, which weighs where messages are few.",
             "",
         ]
-    for row in rows:
-        lines += [f"### {row.title[0].upper()}{row.title[1:]}", "", *table(row, results.get(row.key, {})), ""]
-    return "\n".join([*lines, *more]).rstrip() + "\n"
+    return "\n".join([*lines, *tables(rows, results), *more]).rstrip() + "\n"
 
 
 async def measure(options: argparse.Namespace, where: Ground, missing: dict[str, str]) -> str:
-    rows = [row for row in ROWS if not options.only or row.key in options.only]
-    if options.no_rows:
-        rows = []
+    rows = chosen_rows(options, ROWS)
     bench = Bench(where, contenders.command, options.scale, missing)
     await take_rounds(bench, rows, options.program, options.rounds)
     more: list[str] = []
     present = [each for each in options.program or contenders.PROGRAMS if each not in missing]
-    for name in options.scenario or []:
+    for name in chosen_scenarios(options, SCENARIOS):
         print(f"scenario {name}", flush=True)
         more += await SCENARIOS[name](where, present, options.scale, options.scenario_rounds or options.rounds)
-    return page(rows, bench.results, options.rounds, more, sys.argv[1:])
+    return page(rows, bench.results, options.rounds, more)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure on a real broker, and write docs/benchmarks-kafka.md.")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = PAGE.parser(ROWS, contenders.PROGRAMS, SCENARIOS)
     parser.add_argument("--scenario-rounds", type=int, help="as --rounds unless given")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of messages")
-    parser.add_argument("--only", action="append", choices=[row.key for row in ROWS], help="this row; may be repeated")
-    parser.add_argument("--no-rows", action="store_true", help="scenarios only")
-    parser.add_argument("--program", action="append", choices=contenders.PROGRAMS, help="these contenders only")
-    parser.add_argument("--scenario", action="append", choices=list(SCENARIOS), help="these scenarios; all by default")
-    parser.add_argument("--no-scenarios", action="store_true")
     parser.add_argument("--bootstrap", help="a broker that runs already, whose CPU time isn't taken")
-    parser.add_argument("--out", type=Path, help="where the page goes; docs/benchmarks-kafka.md for a complete run")
     options = parser.parse_args()
-    complete = not (options.only or options.no_rows or options.program or options.scenario or options.no_scenarios)
-    if complete or (options.scenario is None and not options.no_scenarios and not options.only):
-        options.scenario = list(SCENARIOS)
-    if options.no_scenarios:
-        options.scenario = []
-    began = time.monotonic()
     missing = contenders.install(set(options.program or contenders.PROGRAMS))
     with a_broker(options.bootstrap) as where:
-        text = asyncio.run(measure(options, where, missing))
-    out = options.out or (ROOT / "docs" / "benchmarks-kafka.md" if complete else None)
-    if out is None:
-        print(text)
-    else:
-        out.write_text(text)
-        print(f"wrote {out} after {time.monotonic() - began:.0f} s")
+        PAGE.write(asyncio.run(measure(options, where, missing)), options)
 
 
 if __name__ == "__main__":

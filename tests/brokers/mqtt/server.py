@@ -28,6 +28,12 @@ def binary() -> str | None:
     return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 
 
+def version() -> str:
+    """As the broker says it."""
+    said = subprocess.run([binary() or "mosquitto", "-h"], capture_output=True, text=True, check=False).stdout
+    return said.partition("\n")[0].removeprefix("mosquitto version ")
+
+
 def install() -> bool:
     """Install it from the system's packages, if that is possible; whether it is there now."""
     apt = shutil.which("apt-get")
@@ -111,6 +117,11 @@ class Mosquitto:
     @property
     def url(self) -> str:
         return f"mqtt://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def log(self) -> str:
         path = self._folder / "log"
