@@ -83,9 +83,8 @@ class Delivery:
 
     async def run(self) -> None:
         """Deliver until stopped.  An unreachable target is tried again for as long as it takes: the outbox keeps."""
-        await run_until(
-            self._stop, self._live, lambda: self.delivered, f"delivery {self.id} starts again from what the target has"
-        )
+        who = f"delivery {self.id} starts again from what the target has"
+        await run_until(self._stop, self._live, lambda: self.delivered, who, seed=self._log.identity)
 
     async def _live(self) -> None:
         writer = await self._log.fence(self._ref)

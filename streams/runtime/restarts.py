@@ -29,7 +29,7 @@ message that makes the other end hang up lets through what comes before it each 
 
 
 async def run_until(
-    stop: asyncio.Event, live: Callable[[], Awaitable[None]], done: Callable[[], object], who: str, *, seed: str = ""
+    stop: asyncio.Event, live: Callable[[], Awaitable[None]], done: Callable[[], object], who: str, *, seed: str
 ) -> None:
     """Call ``live`` again and again until ``stop`` is set.
 

@@ -257,7 +257,7 @@ def test_dead_letters_may_go_to_an_edge(project: Path) -> None:
     ("first", "second", "said"),
     [
         (f"{NOWHERE}/a.*", f"{NOWHERE}/a.any", r"'a\.any' \('a\.\*' and 'a\.any'\) is declared on"),
-        (f"{NOWHERE}/a", "nats://there/a", "on nats://user@127.0.0.1:1 and nats://there; .* or to be in another app"),
+        (f"{NOWHERE}/a", "nats://there/a", "on nats://user@127.0.0.1:1 and nats://there; .* label='a-2'"),
         (f"{NOWHERE}/a", "a", "on nats://user@127.0.0.1:1 and the app's own log"),
     ],
 )

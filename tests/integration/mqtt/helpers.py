@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from streams.connectors.mqtt.config import MqttConfig, parse_url
 from streams.connectors.mqtt.connection import Connection
-from streams.connectors.mqtt.events import Event
+from streams.connectors.mqtt.events import Event, Pong
 from streams.connectors.mqtt.packets import Puback, Pubcomp, Publish, Pubrec, Pubrel, Suback, Subscription
 
 PATIENCE_S = 120.0
@@ -65,7 +65,7 @@ async def send(connection: Connection, messages: list[Publish]) -> None:
 
 
 async def take(connection: Connection, count: int) -> list[Publish]:
-    """So many messages, acknowledged as they come."""
+    """So many messages, acknowledged as they come; the broker has seen the acknowledgements."""
     found: list[Publish] = []
     async with asyncio.timeout(PATIENCE_S):
         while len(found) < count or connection.unacked:
@@ -78,4 +78,7 @@ async def take(connection: Connection, count: int) -> list[Publish]:
                         connection.pubrec([event.packet_id])
                 elif isinstance(event, Pubrel):
                     connection.pubcomp([event.packet_id])
+    # A broker that is stopped before it has read them sends the messages again.
+    number = connection.ping()
+    await until(connection, lambda events: any(isinstance(each, Pong) and each.number >= number for each in events))
     return found
