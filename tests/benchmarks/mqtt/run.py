@@ -41,9 +41,10 @@ INTRODUCTIONS = {
     "consume": """## Consume
 
 Ours is the connection that a source has: it hands out what has come in batches, and all of a batch is acknowledged at
-once. paho and gmqtt call a function for each message, aiomqtt has an iterator; their acknowledgements are their own
-affair, and go out before the application has done anything with the message. After it, the broker must have nothing in
-the session that it would send again.
+once. paho and gmqtt call a function for each message, aiomqtt has an iterator. Their acknowledgements are their own
+affair: paho's go out when the function returns (at QoS 2 PUBREC before it is called), gmqtt's before it is called,
+aiomqtt's when the message is in its queue. After the run the broker must have nothing in the session that it would send
+again.
 """,
     "publish": """## Publish
 
