@@ -1,4 +1,4 @@
-"""Three transports, one abstraction: readings come from MQTT; the hot ones go to JetStream, Kafka and a subject of NATS.
+"""Three transports, one abstraction: readings come by MQTT; hot ones go to JetStream, Kafka and a subject of NATS.
 
 Each topic is named by its URL and is otherwise a topic like any other.  What comes by MQTT is journaled on the app's
 log before it is acknowledged; what goes out leaves through an outbox.  In a test nobody needs a broker.

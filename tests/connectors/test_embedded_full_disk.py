@@ -21,6 +21,7 @@ from streams.core.log import Commit, TopicSpec
 from streams.core.record import START, TopicPartition
 from streams.errors import LogUnavailable, RetryableError
 from streams.testing.log_contract import append, task_ref, values_of
+from tests.disks import mounted
 
 ORDERS = TopicPartition("orders", 0)
 VALUE = bytes(100_000)
@@ -69,18 +70,8 @@ async def fill_and_go_on(path: Path, make_full: Callable[[], None], make_room: C
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)]
-    try:
-        mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        pytest.skip("no right to mount a file system")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with mounted(tmp_path / "disk", 64) as place:
+        yield place
 
 
 @pytest.mark.parametrize("full_with_mb", [40, 55])
@@ -114,7 +105,7 @@ def test_a_disk_without_a_single_byte_left_is_told_when_opening(small_disk: Path
 def test_files_that_may_not_grow_are_told_and_lose_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, __file__, str(tmp_path / "log")],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])},
         capture_output=True,
         text=True,
         check=False,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import resource
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from streams.connectors.embedded import EmbeddedLog
+from tests.disks import mounted
 from tests.guarantees.support import error_line, finish, raw_rows, rows, send, wait_for, with_log, working
 
 MB = 2**20
@@ -37,18 +37,8 @@ def check_results(path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 80 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(place)]
-    try:
-        mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        pytest.skip("no right to mount a file system")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with mounted(tmp_path / "disk", 80) as place:
+        yield place
 
 
 def make_full(disk: Path, left_bytes: int) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import resource
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from streams.core.log import Append, TopicSpec
 from streams.core.record import Records, TopicPartition
 from streams.testing.source_contract import values
 from tests.brokers.nats.server import NatsServer
+from tests.disks import mounted
 from tests.guarantees.kafka.fleet import Fleet
 from tests.guarantees.support import APPS
 
@@ -102,18 +102,8 @@ def test_a_worker_whose_app_s_stream_is_at_its_limit_goes_on_by_itself_when_it_i
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 60 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(place)]
-    try:
-        mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        pytest.skip("no right to mount a file system")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with mounted(tmp_path / "disk", 60) as place:
+        yield place
 
 
 def test_a_worker_whose_server_s_disk_is_full_says_so_and_loses_nothing(small_disk: Path, tmp_path: Path) -> None:
