@@ -25,6 +25,7 @@ how to go on.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -51,7 +52,11 @@ NOTES = "S-=out"
 CAPABILITIES = Capabilities(
     durable=Durability.PROCESS, fences=True, deduplicates="forever", delivered_position=True, detects_recreation=True
 )
+logger = logging.getLogger("streams")
+
 ATTEMPTS = 50
+CROWDED_TURNS = 200
+"""After so many bursts that others' messages came before, in a row, it is said that they leave no room."""
 BURST_BYTES = 4 * 2**20
 BATCH_MESSAGES, CHAIN_MESSAGES = 900, 500
 OWN_BYTES = 200
@@ -186,6 +191,7 @@ class ForeignSinkWriter:
         self._after: int | None = None
         self._rival = False
         self._crowded = False
+        self._missed = 0  # bursts in a row of which nothing was stored
         self._doubtful = 0
         self._size = 0
         self._adopt(stream)
@@ -300,10 +306,11 @@ class ForeignSinkWriter:
         assert held.burst is not None
         if outcome.refused is None:
             self._doubtful = self._doubtful - 1 if outcome.repeated and self._doubtful else 0
-            self._rival = self._crowded = False
+            self._rival, self._crowded, self._missed = False, False, 0
             self._size = min(self._limit, self._size * 2)
             return
         self._rival = self._rival and not outcome.stored
+        self._missed = 0 if outcome.stored else self._missed + 1
         if (outcome.contended or outcome.seen) and self._rival:
             await self.resolve()
             return
@@ -312,6 +319,12 @@ class ForeignSinkWriter:
             return
         if outcome.contended:
             self._crowded = True  # a batch stored as a whole might never find a moment between others' messages
+            if self._missed == CROWDED_TURNS:
+                logger.warning(
+                    "%s: others write to it without a pause, and a burst needs a moment of one round trip; nothing is "
+                    "lost, it goes on trying (docs/nats.md, streams of others)",
+                    self._where,
+                )
             return
         if outcome.full and self._size > 1:
             self._size = max(1, self._size // 2)  # there may be room for fewer

@@ -484,6 +484,7 @@ def test_others_may_write_to_the_same_stream_at_the_same_time(nats_own: NatsServ
             while not stop.is_set():
                 await stream.publish("b", b"%d" % count)
                 count += 1
+                await asyncio.sleep(0.004)  # who never pauses leaves no room: docs/nats.md
             return count
 
         writing = asyncio.ensure_future(others())
@@ -506,6 +507,35 @@ def test_others_may_write_to_the_same_stream_at_the_same_time(nats_own: NatsServ
         assert len([m for m in found if m.subject == "b"]) == theirs
 
     run(nats_own, scenario, "?subject=a")
+
+
+def test_others_who_write_without_a_pause_are_told_of_and_nothing_is_lost(
+    nats_own: NatsServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.connectors.jetstream.foreign_sink.CROWDED_TURNS", 3)
+
+    async def scenario(stream: JetStreamContext, log: ForeignJetStream) -> None:
+        await create(stream, "alerts", "a", "b")
+
+        async def others() -> None:
+            while "without a pause" not in caplog.text:
+                await stream.publish("b", b"x")
+
+        async def ours() -> int:
+            writer, count = await fed(log), 0
+            while "without a pause" not in caplog.text:
+                await writer.deliver(alerts((b"k", b"%d" % count)), b"%d" % count)
+                count += 1
+            await writer.close()
+            return count
+
+        async with asyncio.timeout(PATIENCE_S):
+            count, _ = await asyncio.gather(ours(), others())
+        found = [m.data for m in await held(stream, "alerts") if m.subject == "a"]
+        assert found == [b"%d" % number for number in range(count)]
+
+    with caplog.at_level("WARNING", "streams"):
+        run(nats_own, scenario, "?subject=a")
 
 
 @pytest.mark.usefixtures("batches_everywhere")
