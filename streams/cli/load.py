@@ -30,7 +30,7 @@ from streams.errors import ConfigurationError, StreamsError
 if TYPE_CHECKING:
     from streams.dsl.app import App
 
-__all__ = ["load_app"]
+__all__ = ["load_app", "load_optional"]
 
 
 def load_app(name: str, config: str | None = None) -> App:
@@ -47,6 +47,13 @@ def load_app(name: str, config: str | None = None) -> App:
     if not isinstance(found, App):
         raise ConfigurationError(f"-A {name}: {attribute} is a {type(found).__name__}, not an App{_offer(module)}")
     return found
+
+
+def load_optional(name: str | None, config: str | None) -> App | None:
+    """As ``load_app``, for verbs that do without an app.  Raises ConfigurationError."""
+    if name is None and config is not None:
+        raise ConfigurationError(f"--config {config}: it says what an app is made from; name the app with -A")
+    return None if name is None else load_app(name, config)
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -48,9 +48,9 @@ def send(
 
     With -A the topic is created as the app declares it, and every key and value is checked against its types first.
     """
-    from streams.cli.load import load_app
+    from streams.cli.load import load_optional
 
-    found = load_app(app, config) if app is not None else None
+    found = load_optional(app, config)
     url = found.resolve_log_url(log) if found is not None else log_url_of(log)
     pairs = _pairs(value, key, separator, delete)
     sent = asyncio.run(_send(url, topic, pairs, found, create, partitions))

@@ -54,9 +54,10 @@ def tail(
 
     JSON: one object a line with topic, partition, offset, timestamp (ms), key, value and headers.
     """
-    from streams.cli.load import load_app
+    from streams.cli.load import load_optional
 
-    url = load_app(app, config).resolve_log_url(log) if app is not None else log_url_of(log)
+    found_app = load_optional(app, config)
+    url = log_url_of(log) if found_app is None else found_app.resolve_log_url(log)
     asyncio.run(_tail(url, topic, _Wanted(count, start, follow, partition), json))
 
 

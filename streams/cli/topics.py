@@ -21,10 +21,11 @@ def topics(
     json: AsJson = False,
 ) -> None:
     """List the topics of a log."""
-    from streams.cli.load import load_app
+    from streams.cli.load import load_optional
     from streams.core.duration import format_duration_ms
 
-    url = load_app(app, config).resolve_log_url(log) if app is not None else log_url_of(log)
+    found_app = load_optional(app, config)
+    url = log_url_of(log) if found_app is None else found_app.resolve_log_url(log)
     found = asyncio.run(_topics(url))
     shown = [each for each in found if everything or each["kind"] == "user"]
     if json:

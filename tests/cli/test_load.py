@@ -143,3 +143,8 @@ def test_what_is_wrong_with_the_file_that_an_app_is_made_from_is_one_line(call: 
     assert refusal(call("topology", "-A", "made", "--config", "made.toml")).startswith("made.toml: 'a b' can't name")
     (project / "made.toml").write_text("name = 'north'")
     assert "made.py:5: KeyError: 'reads'" in refusal(call("topology", "-A", "made", "--config", "made.toml"))
+
+
+def test_a_file_without_the_app_that_is_made_from_it_is_refused(call: Call, project: Path) -> None:
+    for verb in (["topics"], ["tail", "orders"], ["send", "orders", "1"]):
+        assert "name the app with -A" in refusal(call(*verb, "--config", "made.toml"))
