@@ -4,6 +4,7 @@ No fixtures of one area live here; they stand beside the tests that use them.
 
 - tests/integration/ is marked ``integration``, tests/guarantees/ ``guarantee``: a file there can't be forgotten
   by the stage that runs it, nor slow down the fast one.
+- What is marked ``soak`` runs in ``make soak`` only (``tests/stages.py``).
 - In CI Hypothesis is derandomised (a red run is red again) and has no deadline (the machine is shared).
 """
 
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.stages import SOAK
+
 settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("dev", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
@@ -23,7 +26,11 @@ TESTS = Path(__file__).resolve().parent
 MARKER_OF_FOLDER = {"integration": "integration", "guarantees": "guarantee"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not SOAK:
+        long = [item for item in items if item.get_closest_marker("soak") is not None]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
     for item in items:
         if not item.path.is_relative_to(TESTS):
             continue
