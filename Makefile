@@ -5,6 +5,8 @@
 #   make check   style, types and import layers only (make -k check: all three, whatever fails)
 #   make fast    the fast tests only
 #   make slow    those marked integration, guarantee or slow
+#   make soak    the slow tests with all their rounds and fresh seeds, three times, under load (hours; ROUNDS=1: once)
+#   make fuzz    fresh seeds for the simulation and for the properties, for MINUTES=30
 #   make bench   measure, and write docs/benchmarks.md
 #   make bench-kafka   measure on a real broker, and write docs/benchmarks-kafka.md (needs Java and Maven; an hour)
 #   make bench-nats    measure on a real NATS server, and write docs/benchmarks-nats.md (a quarter of an hour)
@@ -20,11 +22,20 @@ STAMP  := $(VENV)/.installed
 # -P keeps the current folder off the path: `connectors` must not be importable beside `streams.connectors`.
 RUN    := $(VENV)/bin/python -P -m
 SLOW   := integration or guarantee or slow
+CORES  := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+# Tests that start servers mostly wait for them: one more than there are cores keeps the machine busy.
+SHARED := --dist load --maxschedchunk 1
+ROUNDS ?= 3
+MINUTES ?= 30
+# How long each stage took, for the last lines of `make test` and of CI.
+TIMES  := .stage-times
+timed   = @started=$$(date +%s); $(MAKE) --no-print-directory $(1) && \
+  printf '%-12s %5d s\n' '$(1)' $$(($$(date +%s) - started)) >> $(TIMES)
 
 SHELL := /bin/bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check style types layers fast slow bench bench-kafka bench-nats bench-mqtt format clean
+.PHONY: help setup demo test check style types layers fast slow soak fuzz bench bench-kafka bench-nats bench-mqtt format clean
 # A PYTHONPATH of the caller's would shadow what is tested here.
 unexport PYTHONPATH
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -52,7 +63,13 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(VENV)/bin/python examples/flights.py
 
-test: check fast slow
+test:
+	@rm -f $(TIMES)
+	$(call timed,setup)
+	$(call timed,check)
+	$(call timed,fast)
+	$(call timed,slow)
+	@cat $(TIMES)
 
 check: style types layers
 
@@ -69,13 +86,21 @@ layers: $(STAMP)
 # What a killed process leaves of its coverage may be torn: no failure of combine, the report tells what is covered.
 fast: $(STAMP)
 	$(RUN) coverage erase
-	$(RUN) coverage run -m pytest -m 'not ($(SLOW))'
+	$(RUN) coverage run -m pytest -n $(CORES) $(SHARED) -m 'not ($(SLOW))'
 	-@$(RUN) coverage combine --quiet
 	$(RUN) coverage report
 
 # Not under coverage: what is killed here dies at the moments of the real program, not at those of a traced one.
 slow: $(STAMP)
-	$(RUN) pytest -m '$(SLOW)'
+	$(RUN) pytest -n $$(($(CORES) + 1)) $(SHARED) -m '$(SLOW)'
+
+# What fails once in any of the rounds fails the soak: a test that needs a second try has a cause.
+soak: $(STAMP)
+	$(VENV)/bin/python tests/soak.py --rounds $(ROUNDS) -- -n $$(($(CORES) + 1)) $(SHARED) -m '$(SLOW)'
+
+fuzz: $(STAMP)
+	$(RUN) streams.testing.simulate --minutes $(MINUTES)
+	STREAMS_FUZZ=1 $(RUN) pytest -n $(CORES) $(SHARED) -m property
 
 bench: $(STAMP)
 	$(VENV)/bin/python tests/benchmarks/run.py
@@ -94,5 +119,5 @@ format: $(STAMP)
 	$(RUN) ruff format .
 
 clean:
-	rm -rf $(VENV) .kafka build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) .kafka build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.* $(TIMES)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,6 +4,8 @@ No fixtures of one area live here; they stand beside the tests that use them.
 
 - tests/integration/ is marked ``integration``, tests/guarantees/ ``guarantee``: a file there can't be forgotten
   by the stage that runs it, nor slow down the fast one.
+- What tries many inputs (a test of Hypothesis, or one marked ``property``) is not traced by coverage, which would make
+  it take three times as long: a line that no other test reaches counts as one that is not covered.
 - What is marked ``soak`` runs in ``make soak`` only (``tests/stages.py``).
 - In CI Hypothesis is derandomised (a red run is red again) and has no deadline (the machine is shared).
 """
@@ -11,9 +13,12 @@ No fixtures of one area live here; they stand beside the tests that use them.
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from coverage import Coverage
 from hypothesis import HealthCheck, settings
 
 from tests.stages import SOAK
@@ -37,3 +42,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         marker = MARKER_OF_FOLDER.get(item.path.relative_to(TESTS).parts[0])
         if marker is not None:
             item.add_marker(marker)
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker("property")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    if item.get_closest_marker("property") is None:
+        return (yield)
+    with untraced():
+        return (yield)
+
+
+@contextmanager
+def untraced() -> Generator[None, None, None]:
+    """Pause the measurement of coverage, if there is one."""
+    measured = Coverage.current()
+    if measured is None:
+        yield
+        return
+    measured.stop()
+    try:
+        yield
+    finally:
+        measured.start()
