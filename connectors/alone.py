@@ -24,5 +24,8 @@ class Alone:
     def report(self, held: Collection[str], ready: Collection[str]) -> None:
         """Nobody else wants to know."""
 
+    def out_of_touch(self) -> None:
+        """The log is in this process."""
+
     async def close(self) -> None:
         """There is nothing to leave."""

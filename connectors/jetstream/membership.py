@@ -39,7 +39,7 @@ from streams.connectors.jetstream.group import (
     words_of,
 )
 from streams.core.assignment import MemberState, Share
-from streams.core.membership import Assignment, Member, Wanted
+from streams.core.membership import Assignment, Member, OutOfTouch, Wanted
 from streams.errors import ConfigurationError, LogUnavailable
 
 __all__ = ["JetStreamMembership"]
@@ -134,6 +134,10 @@ class JetStreamMembership:
         """As of ``Membership``."""
         self._reported, self._ready = frozenset(held), frozenset(ready)
         self._wake.set()
+
+    def out_of_touch(self) -> OutOfTouch | None:
+        """As of ``Membership``."""
+        return None  # not told yet
 
     async def close(self) -> None:
         """End the membership, and leave unless this worker has a name, by which it may be back within its session.

@@ -154,6 +154,10 @@ class Cluster:
             what = "did not answer in time" if isinstance(error, TimeoutError) else f"is gone ({error})"
             raise Unanswered(f"{self.url}: broker {self._name(node)} {what}") from error
 
+    def name_of(self, node: int) -> str:
+        """A broker, as a person finds it."""
+        return f"{self.url}: broker {self._name(node)}"
+
     def _name(self, node: int) -> str:
         known = self._nodes.get(node)
         return f"{known.host}:{known.port}" if known is not None else str(node)

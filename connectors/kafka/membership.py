@@ -55,7 +55,7 @@ from streams.connectors.kafka.group_wire import (
     encode_words,
 )
 from streams.core.assignment import MemberState, Share
-from streams.core.membership import Assignment, Member, Wanted
+from streams.core.membership import Assignment, Member, OutOfTouch, Wanted
 from streams.errors import ConfigurationError, LogCorrupt, LogUnavailable
 
 if TYPE_CHECKING:
@@ -126,6 +126,9 @@ class KafkaMembership:
         self._beat_at = 0.0
         self._vouched = 0.0
         self._failures = 0
+        self._server = cluster.url
+        self._missed: str | None = None
+        self._unheard_since: float | None = None
         self._lapse: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
 
@@ -176,6 +179,13 @@ class KafkaMembership:
         self._reported = frozenset(held)
         self._ready = frozenset(ready)
         self._hear()
+
+    def out_of_touch(self) -> OutOfTouch | None:
+        """As of ``Membership``; from the first heartbeat on that the coordinator leaves unanswered."""
+        since = self._unheard_since
+        if since is None:
+            return None
+        return OutOfTouch(self._server, since, self._missed or "it doesn't answer")
 
     async def close(self) -> None:
         """End the membership, and leave the group unless this worker has a name.  Raises nothing: a member that
@@ -233,11 +243,13 @@ class KafkaMembership:
             try:
                 if self._node is None:
                     self._node = await self._cluster.coordinator(self._group, GROUP)
+                    self._server = self._cluster.name_of(self._node)
                 elif self._join_due:
                     await self._join()
                 else:
                     await self._stay()
             except LogUnavailable as error:
+                self._miss(str(error).removeprefix(f"{self._cluster.url}: "))
                 self._node = None
                 self._cluster.drop(self._lane)
                 self._failures += 1
@@ -297,6 +309,8 @@ class KafkaMembership:
             if self._join_due:
                 return
         sent = self._now()
+        if self._unheard_since is None:
+            self._unheard_since = sent
         request = HeartbeatRequest(self._group, self._generation, self._id, self._instance)
         response = await self._ask(request, self._session_ms / 2000)
         if not self._refused(response.error_code) or response.error_code == GroupCode.REBALANCE_IN_PROGRESS:
@@ -364,6 +378,7 @@ class KafkaMembership:
         """This worker is no longer a member: its tasks end at once, and it joins anew."""
         self._join_due = True
         self._wake.set()
+        self._miss(why)
         if self._in:
             logger.warning("group %s: this worker is out (%s); its tasks stop until it is in again", self._group, why)
             self._in = False
@@ -373,9 +388,16 @@ class KafkaMembership:
             self._was_out = True
             self._changed.set()
 
+    def _miss(self, why: str) -> None:
+        """The group hasn't heard this member, or doesn't know it; ``why`` in a few words."""
+        self._missed = why
+        if self._unheard_since is None:
+            self._unheard_since = self._now()
+
     def _vouch(self, sent: float) -> None:
         """The coordinator has answered a request of this time as one of a member."""
         self._failures = 0
+        self._unheard_since = self._missed = None
         self._vouched = sent
         self._beat_at = sent + self._beat_s
         self._arm()

@@ -70,6 +70,19 @@ class Wanted:
     standbys: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class OutOfTouch:
+    """A worker isn't heard as a member by its log.
+
+    server: whose answers it misses, as a person knows it, without secrets.  since_s: by ``time.monotonic``, when the
+    first request that wasn't answered was sent.  why: what was seen last, in a few words.
+    """
+
+    server: str
+    since_s: float
+    why: str
+
+
 class Membership(Protocol):
     """A worker's membership, from the first assignment on.  Each of a log that many workers share passes
     ``streams.testing`` MembershipContract."""
@@ -84,6 +97,15 @@ class Membership(Protocol):
 
         Called after each change.  Doesn't block.  A task that was taken away is given to its next owner only when
         its former one no longer reports it, so that it has committed by then.
+        """
+        ...
+
+    def out_of_touch(self) -> OutOfTouch | None:
+        """Whether the log has stopped to answer this member; None while it answers.
+
+        It says so from the first request without an answer until the worker is heard as a member again: after that the
+        assignment is a right one.  A membership that sends requests at a beat notices a server that stands still after
+        a beat, not only when the request times out.  Doesn't block and sends nothing: health asks, also in an outage.
         """
         ...
 

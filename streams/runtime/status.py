@@ -2,12 +2,14 @@
 
 What must live here: the facts, as plain data.  What must not: HTTP (``runtime.web``), acting on them (``worker``).
 
-A worker is healthy when every task runs and none is stuck.  That the event loop answers proves nothing.
+A worker is healthy when every task runs, none is stuck, and its log knows it as a member.  That the event loop answers
+proves nothing, nor does it that a worker without tasks has none that waits.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,10 +22,14 @@ from streams.runtime.worker import Worker
 
 __all__ = ["Health", "Status"]
 
+TOUCH_LOST_S = 2.0
+"""How long a log may leave a member without an answer before that counts: one that elects a leader is back before."""
+
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """status: ok, starting, restoring, stuck or stopping; only ``ok`` is healthy.  problems: one line each."""
+    """status: ok, starting, restoring, stuck, disconnected (from its log) or stopping; only ``ok`` is healthy.
+    problems: one line each."""
 
     status: str
     app: str
@@ -66,9 +72,12 @@ class Status:
         now = asyncio.get_running_loop().time()
         stuck = [*worker.stuck(now, self._liveness_timeout_s), *self._undelivered(now), *self._unheard(now)]
         waiting = [self._waiting(name, driver) for name, driver in sorted(worker.drivers.items())]
-        problems = [*stuck, *(line for line in waiting if line)]
+        cut_off = self._cut_off()
+        problems = [*cut_off, *stuck, *(line for line in waiting if line)]
         if self.stopping:
             status = "stopping"
+        elif cut_off:  # that others are stuck follows from it
+            status = "disconnected"
         elif stuck:
             status = "stuck"
         elif any(driver.phase is Phase.RESTORING for driver in worker.drivers.values()):
@@ -78,6 +87,13 @@ class Status:
         else:
             status = "ok"
         return Health(status, worker.app.name, tasks, problems)
+
+    def _cut_off(self) -> list[str]:
+        """A line when the log has left the worker without an answer for too long."""
+        lost = self.worker.out_of_touch()
+        if lost is None or (for_s := time.monotonic() - lost.since_s) < TOUCH_LOST_S:
+            return []
+        return [f"out of touch with {lost.server} for {for_s:.0f} s ({lost.why}); its tasks go on when it answers"]
 
     def _undelivered(self, now: float) -> list[str]:
         """One line for each delivery that has stood still since an earlier look, for longer than is allowed."""

@@ -22,7 +22,7 @@ from streams.connectors.registry import open_edge, open_foreign
 from streams.core.capability import Derived, derive_commit, derive_source, require
 from streams.core.edge import Edge
 from streams.core.log import Append, Commit, Log, TaskRef, TopicSpec
-from streams.core.membership import Assignment, Member, Membership, Wanted
+from streams.core.membership import Assignment, Member, Membership, OutOfTouch, Wanted
 from streams.core.plan import Plan
 from streams.core.record import Records, TopicPartition
 from streams.core.state import KeyedState, StateSpec
@@ -399,6 +399,8 @@ class Worker:
                 await self.log.maintain(self._clock.now_ms())
             except LogUnavailable as error:
                 logger.warning("housekeeping waits: %s", error)
+            if self.out_of_touch() is not None:
+                continue  # an outage is waited out, however long it takes
             for stuck in self.stuck(loop.time(), self._liveness_timeout_s):
                 raise StuckTask(stuck)
 
@@ -410,6 +412,10 @@ class Worker:
             for driver in self.drivers.values()
             if (still_s := driver.still_s(now)) > deadline_s
         ]
+
+    def out_of_touch(self) -> OutOfTouch | None:
+        """As of ``Membership``."""
+        return self._membership.out_of_touch() if self._membership is not None else None
 
     @property
     def caught_up(self) -> bool:

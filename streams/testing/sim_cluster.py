@@ -54,6 +54,9 @@ class SimMembership:
     def report(self, held: Collection[str], ready: Collection[str]) -> None:
         """The simulator sees for itself."""
 
+    def out_of_touch(self) -> None:
+        """The simulator has no health to tell of."""
+
     async def close(self) -> None:
         """The simulator sees for itself."""
 

@@ -37,6 +37,9 @@ class Place:
         self.held.append(set(held))
         self.changed.set()
 
+    def out_of_touch(self) -> None:
+        """It always is in touch."""
+
     async def close(self) -> None:
         return None
 

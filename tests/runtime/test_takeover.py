@@ -46,6 +46,9 @@ class Told:
     def report(self, held: Collection[str], ready: Collection[str]) -> None:
         self.held, self.ready = frozenset(held), frozenset(ready)
 
+    def out_of_touch(self) -> None:
+        """It always is in touch."""
+
     async def close(self) -> None:
         """There is nobody to tell."""
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -12,8 +14,10 @@ import msgspec
 import pytest
 
 from streams import App
+from streams.connectors.alone import Alone
 from streams.connectors.memory.log import MemoryLog
 from streams.core.log import Append
+from streams.core.membership import OutOfTouch, TaskRef, Wanted
 from streams.core.record import Records, TopicPartition
 from streams.errors import ConfigurationError, LogUnavailable
 from streams.runtime.clock import SystemClock
@@ -115,6 +119,39 @@ def test_health_is_200_only_when_every_task_runs() -> None:
             desk.worker.drivers["prices.changes-1"].phase = Phase.RUNNING
             desk.status.stopping = True
             assert (await desk.get("/health"))[1]["status"] == "stopping"
+
+    asyncio.run(run())
+
+
+class Adrift(Alone):
+    """Everything runs here, and the log answers as long as the test says so."""
+
+    lost: OutOfTouch | None = None
+
+    def out_of_touch(self) -> OutOfTouch | None:
+        return self.lost
+
+
+@pytest.mark.parametrize("with_tasks", [True, False])
+def test_a_worker_whose_log_does_not_answer_is_unhealthy_with_tasks_and_without(with_tasks: bool) -> None:
+    async def run() -> None:
+        desk = Desk(prices())
+        tasks = [TaskRef("prices", slot, name) for slot, name in enumerate(desk.worker.blueprint.tasks, start=1)]
+        place = Adrift(Wanted(tasks if with_tasks else []))
+        desk.worker = Worker(prices(), desk.log, MemoryStores(), SystemClock(), membership=place)
+        desk.status = Status(desk.worker, 60.0)
+        async with desk.at_work():
+            await desk.until_status("/health", 200)
+            place.lost = OutOfTouch("kafka://a:1: broker a:1", time.monotonic() + 60, "it doesn't answer")
+            assert (await desk.get("/health"))[0] == 200  # since just now: not for the moment that an election takes
+            place.lost = replace(place.lost, since_s=time.monotonic() - 20)
+            status, body = await desk.get("/health")
+            assert (status, body["status"]) == (503, "disconnected")
+            (line,) = body["problems"]
+            assert line.startswith("out of touch with kafka://a:1: broker a:1 for ")
+            assert line.endswith(" s (it doesn't answer); its tasks go on when it answers")
+            place.lost = None
+            assert (await desk.get("/health"))[0] == 200
 
     asyncio.run(run())
 

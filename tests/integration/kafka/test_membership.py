@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -91,6 +92,13 @@ class Seat:
         await self.wire.close()
 
 
+async def until_in_touch(*workers: Worker) -> None:
+    """Not at the moment in which a heartbeat is under way."""
+    async with asyncio.timeout(PATIENCE_S):
+        while any(each.place.membership.out_of_touch() is not None for each in workers):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 def wire_of(place: Place) -> Wire:
     assert isinstance(place, Seat)
     return place.wire
@@ -120,6 +128,24 @@ class TestKafkaMembership(MembershipContract):
             return Seat(wire, entry)
 
         yield opens
+
+    def test_a_worker_that_is_cut_off_says_so_with_tasks_and_without_and_not_when_it_is_back(self) -> None:
+        async def scene(board: Board) -> None:
+            first, second = await board.worker(), await board.worker()
+            await board.until_shared(first, second)
+            await until_in_touch(first, second)
+            second.place.hold_up()
+            await board.until(lambda: second.seen[-1] == Assignment())
+            lost = second.place.membership.out_of_touch()
+            assert lost is not None
+            assert lost.server.startswith("kafka://")
+            assert lost.since_s < time.monotonic()
+            await until_in_touch(first)
+            second.place.go_on()
+            await board.until_shared(first, second)
+            await until_in_touch(first, second)
+
+        self.play(scene, wanted(4))
 
     def test_the_groups_tools_show_the_slot_of_each_running_task(self, kafka: KafkaBroker) -> None:
         async def scene(board: Board) -> None:
