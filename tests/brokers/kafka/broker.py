@@ -14,10 +14,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -29,6 +27,7 @@ from typing import IO, Any
 
 from tests.brokers.kafka import admin
 from tests.brokers.kafka.jars import java_command
+from tests.brokers.ports import free_port
 
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 30.0
@@ -60,25 +59,6 @@ SETTINGS: Mapping[str, str] = {
 
 # $1: the broker.  $2: its folder.  What is written is of no interest: only the end of the pipe is.
 WATCH = 'while read -r line; do :; done; kill -KILL "$1" 2>/dev/null; rm -rf "$2"'
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on.
-
-    Below the range from which outgoing connections get theirs: a client that tries to reach a stopped broker may be
-    given the broker's own port, be connected to itself, and keep the broker from coming back.
-    """
-    ranges = Path("/proc/sys/net/ipv4/ip_local_port_range")
-    upper = int(ranges.read_text().split()[0]) if ranges.is_file() else 32768
-    for port in random.sample(range(10_240, max(upper, 20_000)), 100):
-        with socket.socket() as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                trial.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise RuntimeError("none of a hundred ports of 127.0.0.1 is free")
 
 
 def kafka_uuid() -> str:

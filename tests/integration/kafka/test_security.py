@@ -24,9 +24,10 @@ from streams.core.membership import Member, TaskRef, Wanted
 from streams.core.record import Position, TopicPartition
 from streams.errors import ConfigurationError, LogUnavailable, StreamsError
 from streams.testing.log_scenarios import append, values_of
-from tests.brokers.kafka.broker import KafkaBroker, free_port
+from tests.brokers.kafka.broker import KafkaBroker
 from tests.brokers.kafka.certificates import Authority
 from tests.brokers.kafka.secured import USERS, Listener, Resource, SecuredKafka, token
+from tests.brokers.ports import free_port
 
 PASSWORD = USERS["alice"]
 PATIENCE_MS = 2_000
