@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.brokers.ports import BLOCK, free_port
+from tests.brokers.ports import BLOCK, LOWEST, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = BLOCK + 10
@@ -34,8 +34,8 @@ def test_test_runs_side_by_side_are_never_given_the_same_port() -> None:
 
 
 def test_a_port_that_somebody_listens_on_is_passed_over() -> None:
-    port = free_port()
-    next_one = port + 1
+    while (next_one := free_port() + 1) % BLOCK == LOWEST % BLOCK:
+        """The one before was the last one of its block, and the next one is another block's."""
     with socket.socket() as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.bind(("127.0.0.1", next_one))
