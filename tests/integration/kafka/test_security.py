@@ -182,7 +182,7 @@ def test_a_wrong_password_is_said_with_the_user_and_what_to_check(kafka_secured:
     assert f"check user, password and mechanism={mechanism}" in said
 
 
-@pytest.mark.parametrize("bad", ["nonsense", token("alice", lifetime_s=-60)])
+@pytest.mark.parametrize("bad", ["nonsense", token("alice", lifetime_s=-60)], ids=["nonsense", "too old"])
 def test_a_refused_token_is_noticed(kafka_secured: SecuredKafka, bad: str) -> None:
     config = config_for(kafka_secured, query="mechanism=OAUTHBEARER&ca_file={ca}", STREAMS_KAFKA_TOKEN=bad)
     said = refusal(config)
