@@ -53,6 +53,13 @@ def test_a_broker_answers_when_it_is_said_to_run(kafka: KafkaBroker, unique: Cal
     assert consume(kafka.bootstrap, topic, 2) == [b"one", b"two"]
 
 
+@pytest.mark.usefixtures("kafka_jars")
+def test_a_broker_starts_without_the_archive_of_its_classes(tmp_path: Path) -> None:
+    for options in ((), ("-Xshare:auto", f"-XX:SharedArchiveFile={tmp_path / 'missing.jsa'}")):
+        with KafkaBroker(java_options=options) as broker:
+            assert broker.running
+
+
 def test_a_restart_keeps_the_port_and_the_data(kafka_own: KafkaBroker) -> None:
     bootstrap = kafka_own.bootstrap
     kafka_own.create_topic("orders")
