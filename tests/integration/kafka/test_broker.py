@@ -20,6 +20,8 @@ from tests.brokers.kafka.broker import KafkaBroker
 from tests.brokers.kafka.cluster import KafkaCluster
 from tests.brokers.kafka.secured import USERS, Listener, Mechanism, SecuredKafka
 
+pytestmark = pytest.mark.soak  # tests of the tests' own broker
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
