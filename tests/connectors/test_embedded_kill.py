@@ -20,11 +20,14 @@ from streams.connectors.embedded import EmbeddedConfig, EmbeddedLog
 from streams.core.log import Append, Commit, TopicSpec
 from streams.core.record import Position, Records, TopicPartition
 from streams.testing.log_contract import read_all, task_ref
+from tests.stages import rounds
 
 ORDERS = [TopicPartition("orders", 0), TopicPartition("orders", 1)]
 COUNTS = TopicPartition("counts", 0)
 TASKS = 3
 RECORDS = 40
+ROOT = Path(__file__).resolve().parents[2]
+KILLS = rounds(2, 5)
 
 
 def config(path: str, durable: bool) -> EmbeddedConfig:
@@ -72,8 +75,9 @@ async def commit_until_killed(path: str, durable: bool) -> None:
 def run_and_kill(path: Path, durable: bool, chance: random.Random) -> dict[int, int]:
     """Run the program, kill it somewhere, and return the last commit that it reported of each task."""
     process = subprocess.Popen(
-        [sys.executable, __file__, str(path), str(int(durable))],
+        [sys.executable, "-m", "tests.connectors.test_embedded_kill", str(path), str(int(durable))],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -128,7 +132,7 @@ def test_after_kill_9_every_acknowledged_commit_is_there_whole(tmp_path: Path, d
     print("seed", seed)
     chance = random.Random(seed)
     path = tmp_path / "log"
-    for _ in range(5):
+    for _ in range(KILLS):
         reported = run_and_kill(path, durable, chance)
         assert reported
         asyncio.run(check(path, durable, reported))

@@ -51,6 +51,7 @@ def result(done: Any) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_the_year_equals_plain_python_and_a_second_run_changes_nothing(tmp_path: Path) -> None:
     expected = oracle.flights_result()

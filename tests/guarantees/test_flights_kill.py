@@ -19,6 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 FLIGHTS = ROOT / "examples" / "flights.py"
 MONTH = 2
@@ -64,6 +66,7 @@ def records_on(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
 
 
+@pytest.mark.soak
 def test_killed_at_random_moments_the_flights_end_with_the_exact_result(tmp_path: Path) -> None:
     seed = int(os.environ.get("FLIGHTS_KILL_SEED", random.SystemRandom().randrange(2**32)))
     print(f"FLIGHTS_KILL_SEED={seed}")

@@ -1,4 +1,4 @@
-"""kill -9 at 50 random moments: a pipeline of many stages comes to every result exactly once.
+"""kill -9 at many random moments: a pipeline of many stages comes to every result exactly once.
 
 Between the lives of the worker more events are sent, so that each life dies with work before it.  In the end the
 output topics and the tables are compared with plain Python over the same events.
@@ -14,8 +14,10 @@ from pathlib import Path
 
 from tests.guarantees.pipeline_oracle import Feed
 from tests.guarantees.support import killed_at_random, wait_for, with_log, working
+from tests.stages import rounds
 
-KILLS = 50
+KILLS = rounds(12, 50)
+KILLS_AT_LEAST_ONCE = rounds(4, 8)
 LEAVES_WITHIN_S = 10.0
 """Of a worker that is asked to stop; it gives up by itself after that."""
 
@@ -36,7 +38,7 @@ def live_and_die(feed: Feed, chance: random.Random, kills: int, **env: str) -> N
     print(f"{moved} of {kills} lives came forward, to {came_to[-1]} of {feed.sent} events")
 
 
-def test_after_50_kills_at_random_moments_every_result_of_a_pipeline_is_there_exactly_once(
+def test_after_kills_at_random_moments_every_result_of_a_pipeline_is_there_exactly_once(
     tmp_path: Path, chance: random.Random
 ) -> None:
     feed = Feed(tmp_path / "log", chance, backlog=60_000)
@@ -49,7 +51,7 @@ def test_at_least_once_loses_nothing_under_kill_9_and_keeps_its_state_exactly(
     tmp_path: Path, chance: random.Random
 ) -> None:
     feed = Feed(tmp_path / "log", chance, backlog=60_000)
-    live_and_die(feed, chance, 8, AT_LEAST_ONCE="1")
+    live_and_die(feed, chance, KILLS_AT_LEAST_ONCE, AT_LEAST_ONCE="1")
     feed.end(AT_LEAST_ONCE="1")
     with_log(feed.path, feed.oracle.check_repeated)
 

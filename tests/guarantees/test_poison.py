@@ -13,6 +13,7 @@ from streams.connectors.embedded import EmbeddedLog
 from streams.core.record import TopicPartition
 from streams.testing.log_contract import read_all
 from tests.guarantees.support import Row, error_line, finish, killed_at_random, rows, send, with_log, working
+from tests.stages import rounds
 
 SMALL_COMMITS = "?max_commit_bytes=50000&max_record_bytes=10000"
 UNREADABLE = b'{"id": 7, "amount":'
@@ -65,7 +66,7 @@ def test_dead_letters_leave_in_the_commit_of_their_position_under_kill_9(tmp_pat
         sent.append(("k", value, offset))
     with_log(path, lambda log: send(log, "orders", sent, 1))
     reached = []
-    for _ in range(6):
+    for _ in range(rounds(3, 6)):
         with working("policies.py", path, settings=SMALL_COMMITS, POLICY="dead_letter") as worker:
             worker.until_working()
             killed_at_random(worker, chance, commits=20, delay_s=0.02)

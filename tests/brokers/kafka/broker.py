@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -28,7 +27,9 @@ from types import TracebackType
 from typing import IO, Any
 
 from tests.brokers.kafka import admin
-from tests.brokers.kafka.jars import java_command
+from tests.brokers.kafka.archive import archive_options
+from tests.brokers.kafka.jars import CACHE, java_command, library
+from tests.brokers.ports import free_port
 
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 30.0
@@ -62,25 +63,6 @@ SETTINGS: Mapping[str, str] = {
 WATCH = 'while read -r line; do :; done; kill -KILL "$1" 2>/dev/null; rm -rf "$2"'
 
 
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on.
-
-    Below the range from which outgoing connections get theirs: a client that tries to reach a stopped broker may be
-    given the broker's own port, be connected to itself, and keep the broker from coming back.
-    """
-    ranges = Path("/proc/sys/net/ipv4/ip_local_port_range")
-    upper = int(ranges.read_text().split()[0]) if ranges.is_file() else 32768
-    for port in random.sample(range(10_240, max(upper, 20_000)), 100):
-        with socket.socket() as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                trial.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise RuntimeError("none of a hundred ports of 127.0.0.1 is free")
-
-
 def kafka_uuid() -> str:
     """An id as Kafka writes it.  One that starts with a dash would be taken for an option."""
     while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
@@ -107,6 +89,7 @@ class KafkaBroker:
         cluster_id: str | None = None,
         controllers: Mapping[int, int] | None = None,
         format_options: tuple[str, ...] = (),
+        java_options: tuple[str, ...] | None = None,
     ) -> None:
         self.node_id = node_id
         self.cluster_id = cluster_id or kafka_uuid()
@@ -114,6 +97,7 @@ class KafkaBroker:
         self.controllers = dict(controllers or {node_id: free_port()})
         self.folder = Path(tempfile.gettempdir(), f"kafka-{uuid.uuid4().hex[:12]}")
         self._format_options = format_options
+        self._java_options = archive_options() if java_options is None else java_options
         self._process: subprocess.Popen[bytes] | None = None
         self._watch: subprocess.Popen[bytes] | None = None
         self._settings = {**SETTINGS, **self._own_settings(), **(properties or {})}
@@ -150,7 +134,8 @@ class KafkaBroker:
         """Start the process and return at once.  ``wait_until_ready`` belongs to it."""
         assert not self.running, "the broker runs already"
         self._reap()
-        command = java_command("kafka.Kafka", str(properties := self.folder / "server.properties"))
+        properties = self.folder / "server.properties"
+        command = java_command("kafka.Kafka", str(properties), options=self._java_options)
         if not properties.is_file():
             self.folder.mkdir(mode=0o700, exist_ok=True)
             properties.write_text("".join(f"{name}={value}\n" for name, value in self._settings.items()))
@@ -180,13 +165,13 @@ class KafkaBroker:
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"Kafka isn't ready after {timeout_s:g} s:\n{self.log_tail()}") from None
 
-    def stop(self) -> None:
+    def stop(self, *, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """SIGTERM, and wait: the broker hands over what it leads and closes its files.  No error if it doesn't run."""
-        self._end(signal.SIGTERM)
+        self._end(signal.SIGTERM, timeout_s)
 
     def kill(self) -> None:
         """SIGKILL, and wait until the process is gone."""
-        self._end(signal.SIGKILL)
+        self._end(signal.SIGKILL, STOP_TIMEOUT_S)
 
     def restart(self, *, timeout_s: float = START_TIMEOUT_S) -> None:
         """``stop`` and ``start``."""
@@ -249,6 +234,26 @@ class KafkaBroker:
         }
 
     def _format(self, properties: Path) -> None:
+        """What Kafka's own tool makes of a new folder: by the tool once, copied from there on.
+
+        ``meta.properties`` says whose folder it is; ``bootstrap.checkpoint`` holds the first records of a cluster's
+        metadata, which depend on the version and on the options alone.
+        """
+        key = hashlib.sha256("\n".join((library().name, *self._format_options)).encode()).hexdigest()[:16]
+        template = CACHE / f"{key}.checkpoint"
+        data = self.folder / "data"
+        if template.is_file():
+            data.mkdir()
+            shutil.copyfile(template, data / "bootstrap.checkpoint")
+            meta = {"version": 1, "cluster.id": self.cluster_id, "node.id": self.node_id, "directory.id": kafka_uuid()}
+            (data / "meta.properties").write_text("".join(f"{name}={value}\n" for name, value in meta.items()))
+            return
+        self._format_by_tool(properties)
+        with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+            shutil.copyfile(data / "bootstrap.checkpoint", made := Path(scratch, "made"))
+            made.rename(template)
+
+    def _format_by_tool(self, properties: Path) -> None:
         options = ["format", "-t", self.cluster_id, "-c", str(properties), *self._format_options]
         command = java_command("kafka.tools.StorageTool", *options)
         done = subprocess.run(
@@ -262,16 +267,16 @@ class KafkaBroker:
         async with asyncio.timeout(timeout_s):
             await admin.ready(self.client, brokers)
 
-    def _end(self, how: signal.Signals) -> None:
+    def _end(self, how: signal.Signals, timeout_s: float) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(how)
             try:
-                self._process.wait(STOP_TIMEOUT_S)
+                self._process.wait(timeout_s)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
                 self._reap()
-                raise RuntimeError(f"Kafka didn't stop within {STOP_TIMEOUT_S:g} s:\n{self.log_tail()}") from None
+                raise RuntimeError(f"Kafka didn't stop within {timeout_s:g} s:\n{self.log_tail()}") from None
         self._reap()
 
     def _reap(self) -> None:

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any
 
 from tests.brokers.kafka import admin
-from tests.brokers.kafka.broker import START_TIMEOUT_S, KafkaBroker, free_port, kafka_uuid
+from tests.brokers.kafka.broker import START_TIMEOUT_S, KafkaBroker, kafka_uuid
+from tests.brokers.ports import free_port
 
 REPLICATED: Mapping[str, str] = {
     "default.replication.factor": "3",

@@ -23,9 +23,10 @@ from typing import Generic, TypeVar
 
 import pytest
 
+from tests.brokers.kafka.archive import make_archive
 from tests.brokers.kafka.broker import KafkaBroker
 from tests.brokers.kafka.cluster import KafkaCluster
-from tests.brokers.kafka.jars import library, program
+from tests.brokers.kafka.jars import program
 from tests.brokers.kafka.secured import SecuredKafka
 from tests.brokers.unavailable import Unavailable, skip_or_fail
 
@@ -39,7 +40,7 @@ def missing(openssl: bool) -> str:
     not tried again by each test."""
     try:
         program("java")
-        library()
+        make_archive()
         if openssl:
             program("openssl")
     except Unavailable as error:

@@ -15,6 +15,8 @@ import hashlib
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -28,9 +30,9 @@ JVM_OPTIONS = ("-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dlog
 """Small and quick to start: three brokers, the tests and their workers share a small machine."""
 
 
-def java_command(main_class: str, *arguments: str) -> list[str]:
+def java_command(main_class: str, *arguments: str, options: tuple[str, ...] = ()) -> list[str]:
     """The command that runs a class of the jars.  Fetches them first, if need be; ``Unavailable`` if that can't be."""
-    return [program("java"), *JVM_OPTIONS, "-cp", f"{library()}/*", main_class, *arguments]
+    return [program("java"), *JVM_OPTIONS, *options, "-cp", ":".join(map(str, jars())), main_class, *arguments]
 
 
 def program(name: str) -> str:
@@ -43,14 +45,27 @@ def program(name: str) -> str:
 
 
 @cache
+def jars() -> tuple[Path, ...]:
+    """All jars, in an order that stays the same: an archive of classes holds for one class path alone."""
+    return tuple(sorted(library().glob("*.jar")))
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    """Alone with ``.kafka/``, among all processes that write there."""
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@cache
 def library() -> Path:
     """The folder of the jars, complete.  Blocks while it is fetched, by this process or by another one."""
     folder = CACHE / hashlib.sha256(POM.read_bytes()).hexdigest()[:16]
     if folder.is_dir():
         return folder
-    CACHE.mkdir(exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked():
         if not folder.is_dir():
             _fetch(folder)
     return folder

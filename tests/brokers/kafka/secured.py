@@ -28,9 +28,10 @@ from aiokafka.errors import for_code
 from aiokafka.protocol.admin import CreateAclsRequest, DescribeAclsRequest
 
 from tests.brokers.kafka import admin
-from tests.brokers.kafka.broker import KafkaBroker, free_port
+from tests.brokers.kafka.broker import KafkaBroker
 from tests.brokers.kafka.certificates import Authority
 from tests.brokers.kafka.jars import program
+from tests.brokers.ports import free_port
 
 Listener = Literal["SASL_PLAINTEXT", "SASL_SSL", "SSL"]
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.brokers.leash import Leash
+from tests.brokers.ports import free_port
 
 PATIENCE_S = 60.0
 NEEDED = "needs mosquitto: apt-get install mosquitto"
@@ -50,16 +51,6 @@ def ready() -> bool:
     return binary() is not None or (bool(os.environ.get("CI")) and install())
 
 
-def free_ports(count: int) -> list[int]:
-    """Different ones: all are held until the last is found."""
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
-
-
 class Mosquitto:
     """A broker in ``folder``.
 
@@ -77,7 +68,7 @@ class Mosquitto:
         lines: Sequence[str] = (),
     ) -> None:
         self._folder = folder
-        self.port, self.tls_port, self.websocket_port, self.secure_websocket_port = free_ports(4)
+        self.port, self.tls_port, self.websocket_port, self.secure_websocket_port = (free_port() for _ in range(4))
         folder.mkdir(parents=True, exist_ok=True)
         config = [
             "user root",  # else it can't write where a test's files are

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import socket
 import time
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +17,7 @@ import nats
 from nats.errors import Error
 
 from tests.brokers.nats.server import NatsServer
+from tests.brokers.ports import free_port
 
 PATIENCE_S = 120.0
 META = ""
@@ -28,12 +28,7 @@ class NatsCluster:
     """Leaving the ``with`` statement kills all."""
 
     def __init__(self, folder: Path, size: int = 3) -> None:
-        probes = [socket.socket() for _ in range(size)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        ports = [probe.getsockname()[1] for probe in probes]
-        for probe in probes:
-            probe.close()
+        ports = [free_port() for _ in range(size)]
         routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports)
         self.servers = {
             f"n{number}": NatsServer(

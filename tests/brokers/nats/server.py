@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from tests.brokers.leash import Leash
+from tests.brokers.ports import free_port
 
 PATIENCE_S = 30.0
 
@@ -30,9 +31,7 @@ class NatsServer:
 
     def __init__(self, folder: Path, *options: str, jetstream: bool = True) -> None:
         self._folder, self._options, self._jetstream = folder, options, jetstream
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._leash: Leash | None = None
 

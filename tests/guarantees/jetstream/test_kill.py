@@ -14,9 +14,10 @@ from streams.connectors.jetstream.log import JetStreamLog
 from tests.brokers.nats.server import NatsServer
 from tests.guarantees.jetstream.pipeline import APP, PACE, Pipeline
 from tests.guarantees.kafka.fleet import Fleet, FleetWorker, paused, some_time
+from tests.stages import rounds
 
-KILLS = 6
-STANDBY_KILLS = 3
+KILLS = rounds(3, 6)
+STANDBY_KILLS = rounds(2, 4)
 PAUSES, MOST_PAUSES = 3, 12
 BACKLOG = 3_000
 WITH_STANDBYS = APP.parents[1] / "kafka" / "apps" / "standby_pipeline.py"

@@ -6,11 +6,11 @@ import json
 import random
 import re
 import signal
-import socket
 import urllib.request
 from pathlib import Path
 
 from tests.brokers.nats.cluster import NatsCluster
+from tests.brokers.ports import free_port
 from tests.guarantees.jetstream.pipeline import APP, PACE, RESULTS, Pipeline
 from tests.guarantees.kafka.fleet import Fleet
 
@@ -19,16 +19,6 @@ WORKERS = 2
 PATIENCE_S = 180.0
 CONFIG = 'lame_duck_grace_period: "100s"\nlame_duck_duration: "200s"\n'
 """Nobody is thrown out by then: who has left has done so of his own accord."""
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def workers_on(port: int) -> int:
@@ -42,7 +32,7 @@ def test_workers_leave_a_server_that_is_about_to_stop_and_nothing_is_lost_or_twi
 ) -> None:
     (tmp_path / "server.conf").write_text(CONFIG)
     cluster = NatsCluster(tmp_path / "servers")
-    monitors = dict(zip(cluster.servers, free_ports(len(cluster.servers)), strict=True))
+    monitors = {name: free_port() for name in cluster.servers}
     for name, server in cluster.servers.items():
         server._options = (*server._options, "-c", str(tmp_path / "server.conf"), "-m", str(monitors[name]))
     with cluster:

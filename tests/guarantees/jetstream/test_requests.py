@@ -15,10 +15,11 @@ from nats.aio.client import Client
 from tests.brokers.nats.server import NatsServer
 from tests.guarantees.kafka.fleet import Fleet
 from tests.guarantees.support import APPS, by_key, with_log
+from tests.stages import rounds
 
 APP = APPS / "asked.py"
 REQUESTS = 240
-KILLS = 4
+KILLS = rounds(2, 4)
 AT_ONCE = 12
 ACCOUNTS = 5
 ASKED_FOR_S = 1.0

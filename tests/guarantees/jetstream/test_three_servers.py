@@ -8,10 +8,12 @@ from pathlib import Path
 from tests.brokers.nats.cluster import META, NatsCluster
 from tests.guarantees.jetstream.pipeline import APP, PACE, RESULTS, Pipeline
 from tests.guarantees.kafka.fleet import Fleet, some_time
+from tests.stages import rounds
 
 BACKLOG = 2_000
 LEADERS = ["S-pipeline", META, "settled"]
 """What the server that is killed leads, kill by kill."""
+LEADER_KILLS = rounds(1, len(LEADERS))
 PATIENCE_S = 180.0
 
 
@@ -23,7 +25,7 @@ def test_every_result_is_there_exactly_once_when_leaders_of_three_servers_are_ki
         pipeline = Pipeline(url, chance)
         with Fleet(APP, "", tmp_path, env=PACE, log=url) as fleet:
             fleet.start_all(3)
-            for leads in LEADERS:
+            for leads in chance.sample(LEADERS, LEADER_KILLS):
                 came_to = pipeline.look()
                 pipeline.send(BACKLOG)
                 fleet.until(lambda: pipeline.look() > came_to, "the workers to come forward")  # noqa: B023

@@ -14,7 +14,8 @@ import threading
 from collections import Counter
 from types import TracebackType
 
-from tests.brokers.kafka.broker import KafkaBroker, free_port
+from tests.brokers.kafka.broker import KafkaBroker
+from tests.brokers.ports import free_port
 
 CHUNK = 2**16
 PATIENCE_S = 10.0

@@ -9,9 +9,12 @@ from tests.brokers.kafka.broker import KafkaBroker
 from tests.brokers.kafka.cluster import KafkaCluster
 from tests.guarantees.kafka.fleet import Fleet, some_time
 from tests.guarantees.kafka.pipeline import APP, PACE, Pipeline
+from tests.stages import rounds
 
 WORKERS = 3
 BACKLOG = 4_000
+LEADER_KILLS = rounds(1, 3)
+"""Of the leaders of what is read or written, of the checkpoints, and of the transactions."""
 
 
 def test_the_workers_outlive_the_only_broker_or_its_silence_and_no_result_is_lost_or_doubled_when_it_comes_back(
@@ -49,11 +52,12 @@ def test_leaders_of_what_workers_read_and_write_and_their_coordinator_die_and_no
     with Fleet(APP, kafka_cluster.bootstrap, tmp_path, env=PACE) as fleet:
         fleet.start_all(WORKERS)
         task = "pipeline.events-0"
-        for topic, partition in (
+        leads = [
             (chance.choice(["events", "settled"]), 0),
             ("pipeline.checkpoints", chance.randrange(8)),
             ("__transaction_state", coordinating_partition(task)),
-        ):
+        ]
+        for topic, partition in chance.sample(leads, LEADER_KILLS):
             came_to = pipeline.done()
             pipeline.top_up(BACKLOG)
             fleet.until(lambda: pipeline.done() > came_to, "the workers to come forward")  # noqa: B023

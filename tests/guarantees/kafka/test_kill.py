@@ -10,10 +10,11 @@ from pathlib import Path
 from tests.brokers.kafka.broker import KafkaBroker
 from tests.guarantees.kafka.fleet import Fleet, FleetWorker, some_time
 from tests.guarantees.kafka.pipeline import APP, PACE, WITH_STANDBYS, Pipeline
+from tests.stages import rounds
 
-KILLS = 6
+KILLS = rounds(3, 6)
 BACKLOG = 6_000
-STORM_S = float(os.environ.get("STORM_S") or 60)
+STORM_S = float(os.environ.get("STORM_S") or rounds(20, 60))
 """How long workers join and leave."""
 MOST = 4
 

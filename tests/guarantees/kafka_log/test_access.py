@@ -12,8 +12,8 @@ import pytest
 
 from streams.connectors.kafka.log import KafkaLog
 from streams.core.log import TopicSpec
-from tests.brokers.kafka.broker import free_port
 from tests.brokers.kafka.secured import USERS, SecuredKafka, token
+from tests.brokers.ports import free_port
 from tests.guarantees.kafka_log.program import SETTINGS, finish, running
 
 SECONDS = 20.0

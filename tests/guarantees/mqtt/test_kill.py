@@ -1,4 +1,4 @@
-"""20,000 messages from MQTT through an app to MQTT, with 25 workers that are killed: each is processed once, and at
+"""Messages from MQTT through an app to MQTT, with workers that are killed: each is processed once, and at
 QoS 2 each goes out once.  paho, which knows nothing of us, sends and counts."""
 
 from __future__ import annotations
@@ -25,19 +25,15 @@ from streams.core.record import TopicPartition
 from streams.testing.source_contract import values
 from tests.brokers.mqtt.server import Mosquitto
 from tests.guarantees.support import opened
+from tests.stages import rounds
 
 APP = Path(__file__).with_name("relay.py")
-COUNT, KILLS = 20_000, 25
+KILLS = rounds(7, 25)
+PORTION = 770
+"""How many messages are sent in each life of a worker."""
+COUNT = PORTION * (KILLS + 1)
 HELLO = COUNT
 PATIENCE_S = 120.0
-
-
-@pytest.fixture
-def chance(request: pytest.FixtureRequest) -> random.Random:
-    """The moments of the kills; the seed is printed when the test fails."""
-    seed = random.randrange(2**32)
-    print("seed", seed)
-    return random.Random(seed)
 
 
 def until(condition: Callable[[], bool], what: Callable[[], str]) -> None:
@@ -101,14 +97,20 @@ def worker(log: Path, broker: Mosquitto, settings: str) -> Iterator[subprocess.P
             process.wait(PATIENCE_S)
 
 
-@pytest.mark.parametrize("version", ["3.1.1", "5"])
-@pytest.mark.parametrize("qos", [1, 2])
+@pytest.mark.parametrize(
+    ("qos", "version"),
+    [
+        (1, "3.1.1"),
+        (2, "5"),
+        pytest.param(1, "5", marks=pytest.mark.soak),
+        pytest.param(2, "3.1.1", marks=pytest.mark.soak),
+    ],
+)
 def test_each_message_is_processed_once_through_kills(
     quick_mosquitto: Mosquitto, tmp_path: Path, qos: int, version: str, chance: random.Random
 ) -> None:
     settings, log = f"qos={qos}&version={version}", tmp_path / "log"
     peer = Peer(quick_mosquitto, qos)
-    portion = COUNT // (KILLS + 1)
 
     def said() -> str:
         return (tmp_path / "said").read_text()[-3000:]
@@ -116,15 +118,15 @@ def test_each_message_is_processed_once_through_kills(
     with worker(log, quick_mosquitto, settings) as process:
         until(lambda: peer.answered(process), said)  # from now on the broker keeps what is sent
     for kill in range(KILLS):
-        peer.send(range(kill * portion, (kill + 1) * portion))  # it waits at the broker, in the session
-        goal = len(peer.came) + chance.randrange(1, portion // 2)
+        peer.send(range(kill * PORTION, (kill + 1) * PORTION))  # it waits at the broker, in the session
+        goal = len(peer.came) + chance.randrange(1, PORTION // 2)
         with worker(log, quick_mosquitto, settings) as process:
             until(lambda: len(peer.came) >= goal or process.poll() is not None, said)  # noqa: B023
             assert process.poll() is None, said()
             process.send_signal(signal.SIGKILL)
             process.wait(PATIENCE_S)
     with worker(log, quick_mosquitto, settings) as process:
-        peer.send(range(KILLS * portion, COUNT))
+        peer.send(range(KILLS * PORTION, COUNT))
         until(lambda: len(set(peer.came)) > COUNT or process.poll() is not None, said)
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_S) == 0, said()

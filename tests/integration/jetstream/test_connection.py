@@ -9,7 +9,6 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -31,6 +30,7 @@ from streams.core.log import Append, TopicSpec
 from streams.core.record import START, Records, TopicPartition
 from streams.errors import LogUnavailable
 from tests.brokers.nats.server import NatsServer
+from tests.brokers.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 WORDCOUNT = ROOT / "examples" / "wordcount.py"
@@ -54,12 +54,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield start_it
     for each in servers:
         each.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def monitored(port: int, what: str) -> dict[str, Any]:

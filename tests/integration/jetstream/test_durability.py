@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from streams.connectors.jetstream.durability import _Sync, describe
 from streams.connectors.jetstream.log import JetStreamLog
 from streams.core.telling import PowerFailure
 from tests.brokers.nats.server import NatsServer
+from tests.brokers.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 WORDCOUNT = ROOT / "examples" / "wordcount.py"
@@ -51,12 +51,6 @@ def told(url: str) -> PowerFailure:
             await log.close()
 
     return asyncio.run(run())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def ran(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -20,6 +20,8 @@ from tests.brokers.kafka.broker import KafkaBroker
 from tests.brokers.kafka.cluster import KafkaCluster
 from tests.brokers.kafka.secured import USERS, Listener, Mechanism, SecuredKafka
 
+pytestmark = pytest.mark.soak  # tests of the tests' own broker
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -51,6 +53,13 @@ def test_a_broker_answers_when_it_is_said_to_run(kafka: KafkaBroker, unique: Cal
     kafka.create_topic(topic)
     produce(kafka.bootstrap, topic, b"one", b"two")
     assert consume(kafka.bootstrap, topic, 2) == [b"one", b"two"]
+
+
+@pytest.mark.usefixtures("kafka_jars")
+def test_a_broker_starts_without_the_archive_of_its_classes(tmp_path: Path) -> None:
+    for options in ((), ("-Xshare:auto", f"-XX:SharedArchiveFile={tmp_path / 'missing.jsa'}")):
+        with KafkaBroker(java_options=options) as broker:
+            assert broker.running
 
 
 def test_a_restart_keeps_the_port_and_the_data(kafka_own: KafkaBroker) -> None:

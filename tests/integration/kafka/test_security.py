@@ -24,9 +24,10 @@ from streams.core.membership import Member, TaskRef, Wanted
 from streams.core.record import Position, TopicPartition
 from streams.errors import ConfigurationError, LogUnavailable, StreamsError
 from streams.testing.log_scenarios import append, values_of
-from tests.brokers.kafka.broker import KafkaBroker, free_port
+from tests.brokers.kafka.broker import KafkaBroker
 from tests.brokers.kafka.certificates import Authority
 from tests.brokers.kafka.secured import USERS, Listener, Resource, SecuredKafka, token
+from tests.brokers.ports import free_port
 
 PASSWORD = USERS["alice"]
 PATIENCE_MS = 2_000
@@ -181,7 +182,7 @@ def test_a_wrong_password_is_said_with_the_user_and_what_to_check(kafka_secured:
     assert f"check user, password and mechanism={mechanism}" in said
 
 
-@pytest.mark.parametrize("bad", ["nonsense", token("alice", lifetime_s=-60)])
+@pytest.mark.parametrize("bad", ["nonsense", token("alice", lifetime_s=-60)], ids=["nonsense", "too old"])
 def test_a_refused_token_is_noticed(kafka_secured: SecuredKafka, bad: str) -> None:
     config = config_for(kafka_secured, query="mechanism=OAUTHBEARER&ca_file={ca}", STREAMS_KAFKA_TOKEN=bad)
     said = refusal(config)

@@ -432,6 +432,6 @@ def test_without_a_worker_nobody_is_asked_and_a_wrong_port_is_one_line(desk: Des
 
 @pytest.fixture
 def unused_port() -> int:
-    from tests.brokers.kafka.broker import free_port
+    from tests.brokers.ports import free_port
 
     return free_port()

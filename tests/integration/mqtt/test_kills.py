@@ -20,7 +20,15 @@ ROOT = Path(__file__).resolve().parents[3]
 KILLS = 5
 MESSAGES = 1200
 
-VERSIONS = pytest.mark.parametrize("version", [MQTT_3_1_1, MQTT_5], ids=["3.1.1", "5"])
+VARIANTS = pytest.mark.parametrize(
+    ("version", "qos"),
+    [
+        pytest.param(MQTT_5, 1, id="5-1"),
+        pytest.param(MQTT_3_1_1, 2, id="3.1.1-2"),
+        pytest.param(MQTT_5, 2, id="5-2", marks=pytest.mark.soak),
+        pytest.param(MQTT_3_1_1, 1, id="3.1.1-1", marks=pytest.mark.soak),
+    ],
+)
 
 
 class Worker:
@@ -50,8 +58,7 @@ async def reach(done: Callable[[], bool], worker: Worker) -> None:
             await asyncio.sleep(0.01)
 
 
-@VERSIONS
-@pytest.mark.parametrize("qos", [1, 2])
+@VARIANTS
 def test_every_message_is_taken_in_once_through_kills(
     mosquitto: Mosquitto, unique: Callable[[str], str], tmp_path: Path, version: int, qos: int
 ) -> None:
@@ -90,8 +97,7 @@ def test_every_message_is_taken_in_once_through_kills(
     assert journal(path) == list(range(MESSAGES))
 
 
-@VERSIONS
-@pytest.mark.parametrize("qos", [1, 2])
+@VARIANTS
 def test_every_message_is_sent_out_once_through_kills_or_at_least_once_at_qos_1(
     mosquitto: Mosquitto, unique: Callable[[str], str], tmp_path: Path, version: int, qos: int
 ) -> None:
