@@ -1,14 +1,42 @@
-"""How a reader within the process waits for records.
+"""How loops wait: a reader within the process for records, any other loop to be woken.
 
-What must live here: the loop around looking and waiting.  What must not: where the records are.
+What must live here: the loop around looking and waiting, and wake-ups.  What must not: where the records are, and what
+is done between two waits.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 from streams.core.record import Fetched
+
+__all__ = ["Wake", "fetch_or_wait"]
+
+
+class Wake:
+    """Wakes a loop that does a step and waits, over and over.
+
+    A wake-up is consumed by the wait that it ends, whatever became of the step before.  A wait suspends even when a
+    wake-up is there already.  So a loop whose steps all fail at once can't spin and keep everything else from running.
+    """
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def set(self) -> None:
+        """End the wait that goes on, or the next one."""
+        self._event.set()
+
+    async def wait(self, most_s: float, *, least_s: float = 0.0) -> None:
+        """Return at a wake-up, but not before ``least_s``, and after ``most_s`` without one."""
+        await asyncio.sleep(least_s)
+        if most_s > least_s:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(most_s - least_s):
+                    await self._event.wait()
+        self._event.clear()
 
 
 async def fetch_or_wait(

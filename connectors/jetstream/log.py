@@ -64,7 +64,6 @@ class JetStreamLog:
         self._totals: Totals = {}
         self._looked: dict[TopicPartition, tuple[int, int]] = {}
         self._pass: tuple[TopicPartition, AsyncGenerator[None, None]] | None = None
-        self._tasks: set[TaskRef] = set()
         self._upkeep = Upkeep(self._api, self._topics)
 
     @property
@@ -142,7 +141,7 @@ class JetStreamLog:
 
     async def maintain(self, now_ms: int) -> None:
         """Retention is the server's business; compaction of what is written here, and upkeep, are ours."""
-        await self._upkeep.run(self._tasks, now_ms)
+        await self._upkeep.run(now_ms)
         loop = asyncio.get_running_loop()
         until = loop.time() + MAINTAIN_S
         waiting = [at for at in self._totals if (self._pass is None or at != self._pass[0]) and self._worth(at, now_ms)]
@@ -224,9 +223,7 @@ class JetStreamLog:
         }
 
     async def fence(self, task: TaskRef) -> JetStreamTaskWriter:
-        writer = await fence(self._api, self._topics, task, self._check, self._totals)
-        self._tasks.add(task)
-        return writer
+        return await fence(self._api, self._topics, task, self._check, self._totals, self._upkeep.written)
 
     async def checkpoint(self, task: TaskRef) -> bytes | None:
         return (await last_held(self._api, task))[1].checkpoint

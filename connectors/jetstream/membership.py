@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
@@ -38,6 +39,7 @@ from streams.connectors.jetstream.group import (
     subject_of,
     words_of,
 )
+from streams.connectors.waiting import Wake
 from streams.core.assignment import MemberState, Share
 from streams.core.membership import Assignment, Member, OutOfTouch, Wanted
 from streams.errors import ConfigurationError, LogUnavailable
@@ -93,7 +95,7 @@ class JetStreamMembership:
         self._said: MemberState | None = None
         self._round_at = 0.0
         self._lapse: asyncio.TimerHandle | None = None
-        self._wake = asyncio.Event()
+        self._wake = Wake()
 
         # What the worker has been told.
         self._current: Assignment | None = None
@@ -182,11 +184,10 @@ class JetStreamMembership:
                     failures += 1
                     if failures == WORTH_A_LINE:
                         logger.warning("group %s: %s; trying again", self._group, error)
-                try:
-                    async with asyncio.timeout(self._beat_s):
-                        await self._wake.wait()
-                except TimeoutError:
-                    continue
+                # While steps fail, what wakes the loop comes of that: its tasks stop and report it, say.  Each worker
+                # waits for another while, or all of them would be at the server in the moment that it is back.
+                pause_s = random.uniform(0.5, 1.0) * self._beat_s if failures else 0.0
+                await self._wake.wait(self._beat_s, least_s=pause_s)
         finally:
             if news is not None:
                 await news.close()
@@ -198,7 +199,6 @@ class JetStreamMembership:
         await self._api.connection.write(publication(news_subject(self._group), b""))
 
     async def _step(self) -> None:
-        self._wake.clear()
         await self._say()
         if await self._leads():
             await self._lead()

@@ -24,13 +24,15 @@ class Upkeep:
     before it is on the disk, and would ask for it again after a power failure."""
 
     def __init__(self, api: Api, topics: Topics) -> None:
+        self.written: set[TaskRef] = set()
+        """Tasks whose checkpoint was written here since their former ones were freed.  Writers add to it."""
         self._api = api
         self._topics = topics
         self._done_ms = 0
         self._taken: dict[tuple[str, str], int] = {}
 
-    async def run(self, tasks: set[TaskRef], now_ms: int) -> None:
-        """``tasks``: those that commit here."""
+    async def run(self, now_ms: int) -> None:
+        """Raises LogUnavailable; what wasn't freed by then is freed another time."""
         for topic, _ in list(self._topics.sources):
             stream = await self._api.stream(token(topic))
             if stream is not None:
@@ -38,8 +40,7 @@ class Upkeep:
         if now_ms - self._done_ms < INTERVAL_MS:
             return
         self._done_ms = now_ms
-        for task in tasks:
-            await self._api.purge(app_stream(task.group), pos_subject(task.group, task.slot), keep=1)
+        await self._free_checkpoints()
         for topic, group in list(self._topics.sources):
             stream = await self._api.stream(token(topic))
             if stream is None:
@@ -60,3 +61,12 @@ class Upkeep:
                 before, self._taken[topic, group] = self._taken.get((topic, group), 0), source.get("seq", 0)
                 if before:
                     await self._api.purge(app_stream(group), out_filter(group, topic), before=before + 1)
+
+    async def _free_checkpoints(self) -> None:
+        for task in list(self.written):  # tasks come and commit while the server is waited for
+            self.written.discard(task)
+            try:
+                await self._api.purge(app_stream(task.group), pos_subject(task.group, task.slot), keep=1)
+            except BaseException:
+                self.written.add(task)
+                raise

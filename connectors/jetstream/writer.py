@@ -84,8 +84,11 @@ async def last_held(api: Api, task: TaskRef) -> tuple[int, Held]:
     return stored.seq, _decode(stored.payload)
 
 
-async def fence(api: Api, topics: Topics, task: TaskRef, check: Check, totals: Totals) -> JetStreamTaskWriter:
-    """Take the task over.  ``totals``: is told how long compacted partitions have grown."""
+async def fence(
+    api: Api, topics: Topics, task: TaskRef, check: Check, totals: Totals, written: set[TaskRef]
+) -> JetStreamTaskWriter:
+    """Take the task over.  ``totals``: is told how long compacted partitions have grown.  ``written``: gets the task
+    each time that its checkpoint is written."""
     stream = await topics.ensure_app(task.group, anew=True)
     for _ in range(ATTEMPTS):
         seq, held = await last_held(api, task)
@@ -100,7 +103,8 @@ async def fence(api: Api, topics: Topics, task: TaskRef, check: Check, totals: T
         answer = await api.publish(pos_subject(task.group, task.slot), _encode(mine), after=seq)
         if answer is not None:
             await topics.mark_claimed(task)
-            writer = JetStreamTaskWriter(api, topics, task, stream, mine, answer, check, totals)
+            written.add(task)
+            writer = JetStreamTaskWriter(api, topics, task, stream, mine, answer, check, totals, written)
             await writer.unpack()
             return writer
     raise LogUnavailable(
@@ -121,6 +125,7 @@ class JetStreamTaskWriter:
         seq: int,
         check: Check,
         totals: Totals,
+        written: set[TaskRef],
     ) -> None:
         self.checkpoint = held.checkpoint
         self._api = api
@@ -131,6 +136,7 @@ class JetStreamTaskWriter:
         self._seq = seq
         self._check = check
         self._totals = totals
+        self._written = written
         self._links: dict[TopicPartition, Link] = {}
         self._spent = False
         self._pos = pos_subject(task.group, task.slot)
@@ -188,6 +194,7 @@ class JetStreamTaskWriter:
         """Leave no checkpoint; the writer is of no further use.  False where another owner was quicker: it is there
         still."""
         self._spent = True
+        self._written.add(self._task)
         left = _encode(Held(self._held.generation, None))
         return await self._api.publish(self._pos, left, after=self._seq) is not None
 
@@ -273,6 +280,7 @@ class JetStreamTaskWriter:
         connection = self._api.connection
         if not connection.connected:
             raise LogUnavailable(f"{self._where}: not connected; nothing was stored")
+        self._written.add(self._task)
         reply, future = connection.expect()
         try:
             await connection.write(atomic_batch(messages, reply, connection.max_payload))

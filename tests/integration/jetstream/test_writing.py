@@ -275,6 +275,39 @@ def test_former_checkpoints_and_outputs_that_were_taken_in_are_freed(nats: NatsS
     play(scene, nats.url)
 
 
+def test_former_checkpoints_are_freed_while_tasks_come_and_commit(
+    nats: NatsServer, group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(log: JetStreamLog) -> None:
+        purge, freed, coming = log._api.purge, list[str](), [101, 102, 103]
+
+        async def purge_amid_claims(stream: str, subject: str, **which: int) -> None:
+            freed.append(subject)
+            if coming:  # in the midst of the walk another task moves here, and commits
+                owner = await log.fence(task_ref(coming.pop(), group))
+                await owner.commit(Commit(b"2"))
+            await purge(stream, subject, **which)
+
+        owners = [await log.fence(task_ref(slot, group)) for slot in range(5)]
+        for owner in owners:
+            await owner.commit(Commit(b"1"))
+        monkeypatch.setattr(log._api, "purge", purge_amid_claims)
+        await log.maintain(NOW_MS)
+        assert sorted(freed) == [pos_subject(group, slot) for slot in range(5)]
+        for owner in owners:
+            await owner.close()
+        freed.clear()
+        await log.maintain(NOW_MS + 60_000)
+        assert sorted(freed) == [pos_subject(group, slot) for slot in (101, 102, 103)], "those that are new"
+        for slot in (*range(5), 101, 102, 103):
+            assert await count_of(log, group, pos_subject(group, slot)) == 1
+        freed.clear()
+        await log.maintain(NOW_MS + 120_000)
+        assert freed == [], "of tasks that don't commit here any more there is nothing to free, for ever"
+
+    play(scene, nats.url)
+
+
 def test_a_log_that_nobody_answers_for_is_named(unique: Callable[[str], str]) -> None:
     with pytest.raises(LogUnavailable, match=r"nats://127.0.0.1:9: can't connect"):
         asyncio.run(JetStreamLog("nats://127.0.0.1:9").open())
