@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["agents"]
 
-agents = typer.Typer(help="List an app's agents, or ask one.", rich_markup_mode=None)
+agents = typer.Typer(help="List an app's agents, or ask one.", add_completion=False, rich_markup_mode=None)
 
 
 @agents.callback(invoke_without_command=True)

@@ -1,35 +1,24 @@
 """The program: every verb under one roof, and the one place that catches.
 
-What must live here: the list of verbs, and what becomes of an error.  What must not: a verb.
+What must live here: the list of verbs, and what becomes of an error.  What must not: a verb, nor the import of one:
+``streams --help`` and each verb would pay for all of them.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer import main as typer_main
+from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import Abort, Exit
 
-from streams.cli.agents import agents
-from streams.cli.dev import dev
-from streams.cli.doctor import doctor
-from streams.cli.explain import explain
 from streams.cli.failures import FAILED, MISUSED, report, status_of
-from streams.cli.lag import lag
-from streams.cli.new import new
-from streams.cli.reset import reset
-from streams.cli.send import send
-from streams.cli.tables import tables
-from streams.cli.tail import tail
-from streams.cli.topics import topics
-from streams.cli.topology import topology
-from streams.cli.worker import worker
 
-__all__ = ["program", "run"]
+__all__ = ["VERBS", "Later", "command", "program", "run"]
 
 program = typer.Typer(
     name="streams",
@@ -40,23 +29,48 @@ program = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_VERBS: list[tuple[str, Callable[..., Any]]] = [
-    ("worker", worker),
-    ("topology", topology),
-    ("explain", explain),
-    ("send", send),
-    ("tail", tail),
-    ("topics", topics),
-    ("tables", tables),
-    ("lag", lag),
-    ("reset", reset),
-    ("new", new),
-    ("doctor", doctor),
-    ("dev", dev),
-]
-for _name, _verb in _VERBS:
-    program.command(_name)(_verb)
-program.add_typer(agents, name="agents")
+VERBS = {
+    "worker": "Run an app.",
+    "topology": "Draw an app: what its tasks read, do, keep and write.",
+    "explain": "Show the plan of an app: tasks, topics, stores, the guarantee of each edge and why.",
+    "send": "Send records to a topic.",
+    "tail": "Show the records of a topic: the last 10, or as asked for.",
+    "topics": "List the topics of a log.",
+    "tables": "Show tables: their names, rows, or the value of one key.",
+    "lag": "Show where each task stands in each of its inputs: committed position, end, and the difference.",
+    "reset": "Start an app over: drop its positions, tables, windows, timers and internal topics.",
+    "new": "Make a project: an app with an agent, a table and a window, its tests, and a README.",
+    "doctor": "Check Python, packages, the log, its folder, disk and limits.",
+    "dev": "Run a NATS server with JetStream, for work on this machine.",
+    "agents": "List an app's agents, or ask one.",
+}
+"""Each verb, the name of its module as well, with the first sentence of its help: the list is shown without them."""
+
+
+class Later(TyperCommand):
+    """A verb whose module is imported once the verb is on the command line."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        return self.verb().make_context(info_name, args, parent, **extra)
+
+    def verb(self) -> Any:
+        """The command itself."""
+        assert self.name is not None
+        found = getattr(import_module(f"streams.cli.{self.name}"), self.name)
+        if isinstance(found, typer.Typer):
+            return typer_main.get_command(found)
+        alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+        alone.command(self.name)(found)
+        return typer_main.get_command(alone)
+
+
+def command() -> TyperGroup:
+    """The command line as typer carries it out."""
+    group = typer_main.get_command(program)
+    assert isinstance(group, TyperGroup)
+    for name, text in VERBS.items():
+        group.add_command(Later(name, help=text, rich_markup_mode=None))
+    return group
 
 
 def _show_version(wanted: bool) -> None:
@@ -86,9 +100,8 @@ def run(arguments: list[str]) -> int:
     if "--traceback" in arguments:  # wherever it stands: one adds it behind the command that failed
         os.environ["STREAMS_TRACEBACK"] = "1"
         arguments = [argument for argument in arguments if argument != "--traceback"]
-    command = typer_main.get_command(program)
     try:
-        result = command.main(args=arguments, prog_name="streams", standalone_mode=False)
+        result = command().main(args=arguments, prog_name="streams", standalone_mode=False)
     except Exit as ended:
         return ended.exit_code
     except (Abort, KeyboardInterrupt):
