@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection
 
-from streams.core.membership import Assignment, Wanted
+from streams.core.membership import Assignment, OutOfTouch, Wanted
 
 
 class Alone:
@@ -24,8 +24,9 @@ class Alone:
     def report(self, held: Collection[str], ready: Collection[str]) -> None:
         """Nobody else wants to know."""
 
-    def out_of_touch(self) -> None:
+    def out_of_touch(self) -> OutOfTouch | None:
         """The log is in this process."""
+        return None
 
     async def close(self) -> None:
         """There is nothing to leave."""

@@ -23,6 +23,7 @@ What must live here: the tree and the words.  What must not: decisions about ret
     │   ├── Fenced                another owner has claimed the task since
     │   ├── CommitUnknown         the outcome of a commit isn't known; the log is read to resolve it
     │   ├── LogUnavailable        the log can't be reached or can't take a write now (disk full)
+    │   │   └── ConnectionBroken    a server was reached, and the connection ended or no answer came
     │   ├── ServiceUnavailable    another service that a task needs (a schema registry) can't be reached now
     │   ├── StoreUnavailable      a store can't take a read or write now (disk full, closed)
     │   ├── StoreCorrupt          a store doesn't read back; it is set aside and rebuilt from the log
@@ -44,6 +45,7 @@ __all__ = [
     "AskTimeout",
     "CommitUnknown",
     "ConfigurationError",
+    "ConnectionBroken",
     "DataError",
     "DerivedValueFailed",
     "Fenced",
@@ -174,6 +176,11 @@ class CommitUnknown(RetryableError):
 
 class LogUnavailable(RetryableError):
     """The log can't be reached or can't take the write now; nothing of it was stored."""
+
+
+class ConnectionBroken(LogUnavailable):
+    """A server was reached, and then the connection ended, or no answer came.  The address is right, so that this is an
+    outage and waited out, at the start of a worker as well."""
 
 
 class ServiceUnavailable(RetryableError):

@@ -25,7 +25,7 @@ from streams.connectors.kafka.faults import COORDINATOR_MOVED, Code, error_for, 
 from streams.connectors.kafka.security import open_connection
 from streams.connectors.kafka.wire import MetadataRequest
 from streams.core.record import TopicPartition
-from streams.errors import ConfigurationError, LogUnavailable
+from streams.errors import ConfigurationError, ConnectionBroken, LogUnavailable
 
 __all__ = ["GROUP", "TRANSACTION", "Cluster", "TopicMetadata", "Unanswered", "together"]
 
@@ -46,7 +46,7 @@ logging.getLogger("aiokafka").addHandler(logging.NullHandler())
 logging.getLogger("aiokafka").propagate = False
 
 
-class Unanswered(LogUnavailable):
+class Unanswered(ConnectionBroken):
     """A request was sent and no answer came: it may have been carried out."""
 
 
@@ -63,6 +63,13 @@ async def together(*work: Coroutine[Any, Any, T]) -> list[T]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
+
+
+def _seen(error: Exception) -> str:
+    """What was seen when a connection ended; an answer that couldn't be read shows, since it may be a fault of ours."""
+    cause = error.__cause__
+    expected = cause is None or isinstance(cause, OSError | EOFError)
+    return str(error) if expected else f"{error}: {type(cause).__name__}: {cause}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +158,7 @@ class Cluster:
             ) from error
         except (KafkaError, OSError, TimeoutError) as error:
             self._forget(node, lane, connection)
-            what = "did not answer in time" if isinstance(error, TimeoutError) else f"is gone ({error})"
+            what = "did not answer in time" if isinstance(error, TimeoutError) else f"is gone ({_seen(error)})"
             raise Unanswered(f"{self.url}: broker {self._name(node)} {what}") from error
 
     def name_of(self, node: int) -> str:
@@ -240,7 +247,8 @@ class Cluster:
                 if isinstance(error, TimeoutError):  # a broker that hangs: the connection would wait for it
                     error = LogUnavailable(f"{self.url}: broker {self._name(number)} does not answer")
                     self._close_lane(number, "")
-                failure = failure or error
+                if failure is None or isinstance(error, ConnectionBroken):  # of several servers, it says the most
+                    failure = error
                 continue
             if number < 0 and answer is not None:
                 self.drop_seeds()

@@ -4,8 +4,9 @@ What must live here: TLS, SASL, secret files, tokens, the explanation of a conne
 when to connect again, and to whom (``cluster``).
 
     open_connection(config, host, port) ──▶ a connection that the broker answers on
-              │                       └──▶ ConfigurationError: it will never work like this
-              └──────────────────────────▶ LogUnavailable: it may work later
+              │                       ├──▶ ConfigurationError: it will never work like this, as the broker says
+              │                       └──▶ ConnectionBroken: a broker, or what stands before it, hung up: an outage
+              └──────────────────────────▶ LogUnavailable: it may work later, or something is wrong
 
 Secret files are read when a connection is opened, so that a new password or certificate needs no restart.  Words of
 others (brokers, OpenSSL, users' functions) go through ``_scrubbed`` before they are shown.
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from aiokafka.abc import AbstractTokenProvider
-from aiokafka.conn import AIOKafkaConnection, OAuthAuthenticator
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import (
     IllegalSaslStateError,
     KafkaConnectionError,
@@ -32,50 +33,23 @@ from aiokafka.errors import (
     SaslAuthenticationFailed,
     UnsupportedSaslMechanismError,
 )
-from aiokafka.protocol.admin import ApiVersionRequest, SaslHandShakeRequest
+from aiokafka.protocol.admin import ApiVersionRequest
 
 from streams.connectors.kafka.config import KafkaConfig, warn_if_open
-from streams.errors import ConfigurationError, LogUnavailable, StreamsError
+from streams.connectors.kafka.connection import Connection
+from streams.errors import ConfigurationError, ConnectionBroken, LogUnavailable, StreamsError
 
 __all__ = ["connection_error", "connection_settings", "explain_connection_error", "load_callable", "open_connection"]
 
 _PROTOCOLS = {"plaintext": "PLAINTEXT", "tls": "SSL", "sasl": "SASL_PLAINTEXT", "sasl_tls": "SASL_SSL"}
 
 
-class _Connection(AIOKafkaConnection):  # type: ignore[misc]
-    """One that notices what aiokafka 0.14 doesn't."""
-
-    offered: tuple[str, ...] = ()
-    """The mechanisms that the broker would have liked better."""
-
-    def authenticator_oauth(self) -> _TokenCheck:
-        return _TokenCheck(sasl_oauth_token_provider=self._sasl_oauth_token_provider)
-
-    def send(self, request: Any, expect_response: bool = True) -> Any:
-        waiting = super().send(request, expect_response)
-        return self._noted(waiting) if isinstance(request, SaslHandShakeRequest) else waiting
-
-    async def _noted(self, waiting: Any) -> Any:
-        response = await waiting
-        self.offered = tuple(response.enabled_mechanisms)
-        return response
-
-
-class _TokenCheck(OAuthAuthenticator):  # type: ignore[misc]
-    async def step(self, payload: bytes | None) -> Any:
-        # A broker refuses a token in a message of success and waits (RFC 7628, 3.2.3): the next request would be
-        # taken for an answer to that, and its own answer for anything.
-        if payload:
-            raise SaslAuthenticationFailed(payload.decode("utf-8", "replace"))
-        return await super().step(payload)
-
-
-async def open_connection(config: KafkaConfig, host: str, port: int) -> AIOKafkaConnection:
+async def open_connection(config: KafkaConfig, host: str, port: int) -> Connection:
     """A connection on which the broker answers requests: encrypted and logged in as ``config`` says.
 
     Takes no longer than ``connect_timeout_ms``.  Raises ConfigurationError or LogUnavailable, one line each.
     """
-    connection = _Connection(
+    connection = Connection(
         host,
         port,
         client_id=config.client_id,
@@ -96,7 +70,7 @@ async def open_connection(config: KafkaConfig, host: str, port: int) -> AIOKafka
                 f"{_at(config, host, port)} doesn't encrypt on this port; name the port that does, or use "
                 f"security={'sasl' if config.authenticated else 'plaintext'}"
             ) from error
-        raise connection_error(error, config, host, port, connection.offered) from error
+        raise connection_error(error, config, host, port, connection.offered, answered=connection.answered) from error
     except StreamsError:  # of a token provider
         await _closed(connection)
         raise
@@ -323,13 +297,22 @@ def _tokens(config: KafkaConfig) -> _Tokens:
 
 
 def connection_error(
-    error: BaseException, config: KafkaConfig, host: str, port: int, offered: tuple[str, ...] = ()
+    error: BaseException,
+    config: KafkaConfig,
+    host: str,
+    port: int,
+    offered: tuple[str, ...] = (),
+    *,
+    answered: bool = False,
 ) -> StreamsError:
-    """What to raise for what aiokafka raised: LogUnavailable if time may mend it, else ConfigurationError."""
+    """What to raise for what aiokafka raised: LogUnavailable if time may mend it, else ConfigurationError.
+
+    answered: the broker had answered the first question, for its versions.
+    """
     if isinstance(error, StreamsError):
         return error
-    words, hopeless = _explained(error, config, offered)
-    return (ConfigurationError if hopeless else LogUnavailable)(f"{_at(config, host, port)} {_scrubbed(words, config)}")
+    words, kind = _explained(error, config, offered, answered)
+    return kind(f"{_at(config, host, port)} {_scrubbed(words, config)}")
 
 
 def explain_connection_error(error: BaseException, config: KafkaConfig, host: str, port: int) -> str:
@@ -352,64 +335,92 @@ _CERTIFICATE_FAULTS = {
 """By OpenSSL's X509_V_ERR_…"""
 
 
-def _explained(error: BaseException, config: KafkaConfig, offered: tuple[str, ...]) -> tuple[str, bool]:
-    """What is wrong and what to check; and whether it is certain that waiting won't help."""
+def _explained(
+    error: BaseException, config: KafkaConfig, offered: tuple[str, ...], answered: bool
+) -> tuple[str, type[StreamsError]]:
+    """What is wrong and what to check; a ConfigurationError only where it is certain that waiting won't help."""
     cause = error.__cause__ if isinstance(error, KafkaConnectionError) and error.__cause__ is not None else error
     plain, encrypted = ("sasl", "sasl_tls") if config.authenticated else ("plaintext", "tls")
     match cause:
         case ssl.SSLCertVerificationError():
-            return _CERTIFICATE_FAULTS.get(cause.verify_code, f"has a bad certificate: {cause.verify_message}"), True
+            return _CERTIFICATE_FAULTS.get(
+                cause.verify_code, f"has a bad certificate: {cause.verify_message}"
+            ), ConfigurationError
         case ssl.SSLError() if "ALERT" in (cause.reason or ""):
-            return _explained_alert(cause.reason, config), True
+            return _explained_alert(cause.reason, config), ConfigurationError
         case ssl.SSLError(reason="WRONG_VERSION_NUMBER"):
-            return f"doesn't speak TLS on this port; check the port, or use security={plain}", True
+            return f"doesn't speak TLS on this port; check the port, or use security={plain}", ConfigurationError
         case ssl.SSLError():
-            return f"and we don't come to terms on encryption ({cause.reason or cause}); check port and security", False
+            return (
+                f"and we don't come to terms on encryption ({cause.reason or cause}); check port and security",
+                LogUnavailable,
+            )
         case socket.gaierror():
-            return f"isn't known by this name ({cause.strerror}); check the name, and DNS on this machine", False
+            return (
+                f"isn't known by this name ({cause.strerror}); check the name, and DNS on this machine",
+                LogUnavailable,
+            )
         case TimeoutError():
             return (
                 f"doesn't answer within {config.connect_timeout_ms} ms; check host and port, what stands between "
                 f"(firewall, VPN), and that it is a Kafka broker that runs",
-                False,
+                LogUnavailable,
             )
         case ConnectionRefusedError():
-            return "refuses connections; check that it runs and listens on this port", False
+            return "refuses connections; check that it runs and listens on this port", LogUnavailable
         case asyncio.IncompleteReadError(expected=int() as first) if first > 100 * 2**20:
             # What was taken for the length of an answer are the first bytes of another protocol.
             if first >> 16 == 0x1503:
-                return f"encrypts on this port; use security={encrypted}", True
-            return f"isn't a Kafka broker: it begins with {first.to_bytes(4, 'big')!r}; check host and port", True
-        case asyncio.IncompleteReadError() if config.security == "plaintext":
-            return _hung_up("sasl, or tls or sasl_tls if it encrypts"), False
-        case asyncio.IncompleteReadError() if config.security == "tls":
-            return _hung_up("sasl_tls"), False
-        case asyncio.IncompleteReadError() | ConnectionError():
-            return f"ended the connection at once; check port and security={config.security}, and its own log", False
+                return f"encrypts on this port; use security={encrypted}", ConfigurationError
+            return (
+                f"isn't a Kafka broker: it begins with {first.to_bytes(4, 'big')!r}; check host and port",
+                ConfigurationError,
+            )
+        case asyncio.IncompleteReadError() if answered and not config.authenticated:
+            # In order, behind the one question that it answers anybody: who resets a connection says nothing by it.
+            instead = "sasl_tls" if config.encrypted else "sasl"
+            return (
+                f"answered once and ended the connection, as one does that wants a login; then use security={instead}",
+                LogUnavailable,
+            )
+        case asyncio.IncompleteReadError():
+            return _hung_up("ended the connection", config, answered), ConnectionBroken
+        case ConnectionError() | KafkaConnectionError():
+            return _hung_up("reset the connection", config, answered), ConnectionBroken
         case SaslAuthenticationFailed() if config.mechanism == "OAUTHBEARER":
-            return f"refuses the token ({cause}); check that it hasn't expired, its audience and its scope", True
+            return (
+                f"refuses the token ({cause}); check that it hasn't expired, its audience and its scope",
+                ConfigurationError,
+            )
         case SaslAuthenticationFailed():
             return (
                 f"refuses user {config.user!r} ({cause}); check user, password and mechanism={config.mechanism}",
-                True,
+                ConfigurationError,
             )
         case UnsupportedSaslMechanismError():
             instead = f"; it has {', '.join(offered)}" if offered else "; use another"
-            return f"doesn't have mechanism={config.mechanism}{instead}", True
+            return f"doesn't have mechanism={config.mechanism}{instead}", ConfigurationError
         case IllegalSaslStateError():
-            return f"wants no login on this port; use security={'tls' if config.encrypted else 'plaintext'}", True
+            return (
+                f"wants no login on this port; use security={'tls' if config.encrypted else 'plaintext'}",
+                ConfigurationError,
+            )
         case ValueError() if config.mechanism.startswith("SCRAM"):
             return (
                 f"doesn't know the password of {config.user!r} itself ({cause}): it may not be who it says it is",
-                True,
+                ConfigurationError,
             )
         case OSError(strerror=str() as words):
-            return f"can't be reached ({words}); check host and port, and the network", False
-    return f"can't be used ({type(cause).__name__}: {cause}); check port, security and mechanism", False
+            return f"can't be reached ({words}); check host and port, and the network", LogUnavailable
+    return f"can't be used ({type(cause).__name__}: {cause}); check port, security and mechanism", LogUnavailable
 
 
-def _hung_up(instead: str) -> str:
-    return f"ended the connection without a word, as one does that wants a login; then use security={instead}"
+def _hung_up(what: str, config: KafkaConfig, answered: bool) -> str:
+    when = "after its first answer" if answered else "before it answered"
+    return (
+        f"{what} {when}: it may be starting or stopping, or what stands between finds no broker; if that lasts, check "
+        f"port and security={config.security}, and the broker's own log"
+    )
 
 
 def _explained_alert(reason: str, config: KafkaConfig) -> str:

@@ -16,6 +16,7 @@ import asyncio
 import gc
 import logging
 import os
+import random
 import signal
 import socket
 import sys
@@ -34,7 +35,7 @@ from streams.core.log import Log
 from streams.core.membership import Member
 from streams.core.telling import Counts, TellsOfPowerFailures
 from streams.dsl.app import App
-from streams.errors import ConfigurationError, LogLocked, StreamsError
+from streams.errors import ConfigurationError, ConnectionBroken, LogLocked, LogUnavailable, StreamsError
 from streams.runtime.clock import SystemClock
 from streams.runtime.control import published
 from streams.runtime.driver import Phase
@@ -44,6 +45,7 @@ from streams.runtime.places import is_shared, place
 from streams.runtime.restore import Progress
 from streams.runtime.serving import Serving
 from streams.runtime.status import Status
+from streams.runtime.stopping import StoppedEarly, unless_stopped
 from streams.runtime.stores import RocksStores
 from streams.runtime.web import serve, web_app
 from streams.runtime.worker import Worker
@@ -55,6 +57,8 @@ logger = logging.getLogger("streams")
 LOOK_S = 0.1
 """How often the process looks whether its worker has failed or is idle."""
 PATIENCE_S = 5.0
+LONGEST_PAUSE_S = 2.0
+"""Between two attempts to open a log whose server hangs up."""
 GC_THRESHOLDS = (50_000, 20, 50)
 
 
@@ -214,6 +218,7 @@ def _signals(runner: asyncio.Runner, settings: Settings) -> Iterator[_Stop]:
 
 async def _run(app: App, log: Log, serving: Serving, settings: Settings, progress: Progress, stop: _Stop) -> None:
     async with AsyncExitStack() as stack:
+        stack.enter_context(suppress(StoppedEarly))
         await _open(log, stop)
         stack.push_async_callback(log.close)
         directory = stack.enter_context(own_directory(app, log, settings.name))
@@ -221,7 +226,7 @@ async def _run(app: App, log: Log, serving: Serving, settings: Settings, progres
         worker = status.worker
         stack.push_async_callback(serving.close)  # what tasks answer when they commit for the last time is still sent
         try:
-            async with worker.working():
+            async with worker.working(stop.event):
                 status.working = True
                 logger.info("app %s works on %s", app.name, log.url)
                 failed = True
@@ -246,12 +251,27 @@ async def _run(app: App, log: Log, serving: Serving, settings: Settings, progres
 
 
 async def _open(log: Log, stop: _Stop) -> None:
-    """Open the log; while only a tool holds it (a ``streams send``, say), wait a little for that to end."""
+    """Open the log.  While only a tool holds it (a ``streams send``, say), wait a little for that to end; once a server
+    was reached that hangs up, wait until it doesn't, or the start is cut short."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + PATIENCE_S
+    began, pause_s = loop.time(), LOOK_S
+    reached = False
     while True:
         try:
-            return await log.open()
+            # What is opened in this process is never cut short: it has nobody to wait for.
+            await (unless_stopped(log.open(), stop.event) if is_shared(log.url) else log.open())
+        except LogUnavailable as error:
+            if not reached and not isinstance(error, ConnectionBroken):
+                raise  # nobody is there: the address may be wrong
+            if not reached:
+                logger.warning("%s; waiting for it", error)
+            reached = True
+            await unless_stopped(asyncio.sleep(pause_s * random.uniform(0.5, 1.0)), stop.event)
+            pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
+        except StoppedEarly:
+            await log.close()
+            raise
         except LogLocked:
             # A worker has a control port as soon as it holds the log; a tool has none.
             scheme, _, path = log.url.partition(":")
@@ -259,6 +279,10 @@ async def _open(log: Log, stop: _Stop) -> None:
             if (holder is not None and holder.port is not None) or loop.time() >= deadline or stop.event.is_set():
                 raise
             await asyncio.sleep(LOOK_S)
+        else:
+            if reached:
+                logger.warning("%s answers again, after %.0f s", log.url, loop.time() - began)
+            return
 
 
 @asynccontextmanager

@@ -6,10 +6,10 @@ What must live here: how long what is awaited may still take once a task is to l
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
-__all__ = ["LET_GO_S", "CutOff", "Stop"]
+__all__ = ["LET_GO_S", "CutOff", "Stop", "StoppedEarly", "unless_stopped"]
 
 T = TypeVar("T")
 
@@ -19,6 +19,26 @@ LET_GO_S = 5.0
 
 class CutOff(Exception):
     """The stop didn't wait any longer.  For who awaits; it goes no further."""
+
+
+class StoppedEarly(Exception):
+    """The stop came before the start was over: there is nothing to let go of."""
+
+
+async def unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T:
+    """What ``work``, a part of a start, returns, which may take as long as an outage.  Cancels it and raises
+    StoppedEarly when ``stop`` is set first, or was."""
+    waiting, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({waiting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopped.cancel()
+        if not waiting.done():
+            waiting.cancel()
+            await asyncio.wait({waiting})
+    if waiting.cancelled():
+        raise StoppedEarly
+    return waiting.result()
 
 
 class Stop:

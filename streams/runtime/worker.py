@@ -16,38 +16,34 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import msgspec
-
 from streams.connectors.registry import open_edge, open_foreign
-from streams.core.capability import Derived, derive_commit, derive_source, require
+from streams.core.capability import Derived, derive_commit, derive_source
 from streams.core.edge import Edge
-from streams.core.log import Append, Commit, Log, TaskRef, TopicSpec
+from streams.core.log import Append, Log, TaskRef, TopicSpec
 from streams.core.membership import Assignment, Member, Membership, OutOfTouch, Wanted
 from streams.core.plan import Plan
 from streams.core.record import Records, TopicPartition
 from streams.core.state import KeyedState, StateSpec
-from streams.core.topology import TopologyRecord, control_ref, resolve_topology, task_refs
 from streams.dsl.agent import Agent
 from streams.dsl.app import App
-from streams.dsl.blueprint import changelog_topic
-from streams.dsl.schema import incompatibility
-from streams.errors import LogUnavailable, RetryableError, StreamsError
+from streams.errors import LogUnavailable, StreamsError
 from streams.runtime.clock import Clock
 from streams.runtime.delivery import Delivery
 from streams.runtime.driver import Driver, DriverFactory, Phase, Services
 from streams.runtime.egress import Egress
-from streams.runtime.existing import build_on, watch_topics
+from streams.runtime.existing import watch_topics
 from streams.runtime.housekeeping import consumed, tick_here
 from streams.runtime.ingress import Ingress
 from streams.runtime.metrics import Metrics
 from streams.runtime.outside import Outside
 from streams.runtime.peers import PeerReads
 from streams.runtime.places import is_shared
+from streams.runtime.preparation import prepare
 from streams.runtime.producer import Producer
 from streams.runtime.replies import replies_topic
 from streams.runtime.requests import Requests
 from streams.runtime.restore import Progress
-from streams.runtime.retention import Expiry, watch_expiry
+from streams.runtime.retention import Expiry
 from streams.runtime.standby import Standby, Standbys
 from streams.runtime.stores import Stores
 from streams.runtime.ticker import Ticker
@@ -136,13 +132,13 @@ class Worker:
                 self._failure.result()
 
     @asynccontextmanager
-    async def working(self) -> AsyncIterator[Worker]:
-        """The worker at work; on leaving, its tasks commit and are released."""
+    async def working(self, stop: asyncio.Event | None = None) -> AsyncIterator[Worker]:
+        """The worker at work; on leaving, its tasks commit and are released.  Raises StoppedEarly when ``stop`` is set
+        while it waits for a log to begin."""
         self._failure = asyncio.get_running_loop().create_future()
         try:
             await self.outside.open(self.blueprint)
-            await self._prepare_patiently()
-            self._expiry = await watch_expiry(self.app, self.log, self.outside.logs, self._clock.now_ms())
+            await self._prepare(stop or asyncio.Event())
             self.app.attach(self)
             for hook in self.app.start_hooks:
                 await hook()
@@ -158,47 +154,11 @@ class Worker:
             self.app.attach(None)
             await self.outside.close()
 
-    async def _prepare_patiently(self) -> None:
-        """Workers that start at the same time fence each other's control task: then each begins again."""
-        for pause_s in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6):
-            try:
-                return await self._prepare()
-            except RetryableError as error:
-                logger.info("app %s: starting again: %s", self.app.name, error)
-                await asyncio.sleep(pause_s)
-        await self._prepare()
-
-    async def _prepare(self) -> None:
-        """Everything that is checked and made on the log before a task may run."""
-        require(self.app.guarantee, f"app {self.app.name}", derive_commit(self.log.capabilities, self.app.guarantee))
-        self.blueprint = await build_on(self.app, self.log, self.outside.logs)
-        await self.outside.check(self.blueprint)
-        control = control_ref(self.app.name)
-        topics = [*self.blueprint.own_topics, *([self._replies] if self._replies is not None else [])]
-        known = _topology(await self.log.checkpoint(control))
-        if known is not None and resolve_topology(known, self.blueprint.record, incompatibility).record == known:
-            # Nothing to change, so workers that start together don't fence each other.  Should another one change
-            # it right now, the claims of this worker are refused.
-            await self.log.create_topics(topics)
-            self._refs = task_refs(known)
-            return
-        writer = await self.log.fence(control)
-        try:
-            previous = _topology(writer.checkpoint)
-            start = resolve_topology(previous, self.blueprint.record, incompatibility)
-            for change in start.changes:
-                logger.warning("app %s: %s", self.app.name, change)
-            former = task_refs(previous) if previous is not None else {}
-            for task in start.fence:
-                await (await self.log.fence(former[task])).close()
-            removed = [*start.removed_topics, *(changelog_topic(self.app.name, name) for name in start.removed_stores)]
-            if removed:
-                await self.log.delete_topics(removed)
-            await self.log.create_topics(topics)
-            await writer.commit(Commit(msgspec.msgpack.encode(start.record)))
-        finally:
-            await writer.close()
-        self._refs = task_refs(start.record)
+    async def _prepare(self, stop: asyncio.Event) -> None:
+        more = [self._replies] if self._replies is not None else []
+        seed = f"{self.log.identity} {self.app.name} {self.member.address}"
+        ready = await prepare(self.app, self.log, self.outside, more, self._clock.now_ms(), stop=stop, seed=seed)
+        self.blueprint, self._refs, self._expiry = ready.blueprint, ready.refs, ready.expiry
 
     def _services(self) -> Services:
         app, blueprint = self.app, self.blueprint
@@ -487,7 +447,3 @@ class Worker:
 
     async def cast(self, agent: Agent[Any, Any], key: bytes, value: bytes) -> None:
         await self.requests.cast(agent, key, value)
-
-
-def _topology(stored: bytes | None) -> TopologyRecord | None:
-    return None if stored is None else msgspec.msgpack.decode(stored, type=TopologyRecord)
