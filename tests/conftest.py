@@ -5,6 +5,7 @@ No fixtures of one area live here; they stand beside the tests that use them.
 - tests/integration/ is marked ``integration``, tests/guarantees/ ``guarantee``: a file there can't be forgotten
   by the stage that runs it, nor slow down the fast one.
 - What is marked ``soak`` runs in ``make soak`` only (``tests/stages.py``).
+- Several processes that share the tests begin with the longest (``tests/durations.py``).
 - In CI Hypothesis is derandomised (a red run is red again) and has no deadline (the machine is shared).
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.durations import Recorder, longest_first
 from tests.stages import SOAK
 
 settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -24,6 +26,15 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 TESTS = Path(__file__).resolve().parent
 MARKER_OF_FOLDER = {"integration": "integration", "guarantees": "guarantee"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record-durations", action="store_true", help="write tests/durations.json anew")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--record-durations"):
+        config.pluginmanager.register(Recorder())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -37,3 +48,4 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         marker = MARKER_OF_FOLDER.get(item.path.relative_to(TESTS).parts[0])
         if marker is not None:
             item.add_marker(marker)
+    longest_first(items)
