@@ -7,6 +7,7 @@ No fixtures of one area live here; they stand beside the tests that use them.
 - What tries many inputs (a test of Hypothesis, or one marked ``property``) is not traced by coverage, which would make
   it take three times as long: a line that no other test reaches counts as one that is not covered.
 - What is marked ``soak`` runs in ``make soak`` only (``tests/stages.py``).
+- Several processes that share the tests begin with the longest (``tests/durations.py``).
 - In CI Hypothesis is derandomised (a red run is red again) and has no deadline (the machine is shared).
 """
 
@@ -21,6 +22,7 @@ import pytest
 from coverage import Coverage
 from hypothesis import HealthCheck, settings
 
+from tests.durations import Recorder, longest_first
 from tests.stages import SOAK
 
 settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -29,6 +31,15 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 TESTS = Path(__file__).resolve().parent
 MARKER_OF_FOLDER = {"integration": "integration", "guarantees": "guarantee"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record-durations", action="store_true", help="write tests/durations.json anew")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--record-durations"):
+        config.pluginmanager.register(Recorder())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -44,6 +55,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(marker)
         if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
             item.add_marker("property")
+    longest_first(items)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -8,11 +8,13 @@ is killed.  Debian has it as a package: ``apt-get install mosquitto``.  In CI it
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,14 +38,21 @@ def version() -> str:
 
 
 def install() -> bool:
-    """Install it from the system's packages, if that is possible; whether it is there now."""
-    apt = shutil.which("apt-get")
-    if binary() is None and apt is not None and os.geteuid() == 0:
-        # A run level of 1 keeps the package from starting a broker of its own.
-        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-        for command in ([apt, "update"], [apt, "install", "--yes", "--no-install-recommends", "mosquitto"]):
-            subprocess.run(command, env=quiet, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=300)
-    return binary() is not None
+    """Install it from the system's packages, if that is possible; whether it is there now.
+
+    One process at a time: apt-get ends with an error when another one is at work, and the tests would be skipped.
+    """
+    with Path(tempfile.gettempdir(), f"streams-tests-apt-{os.getuid()}").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        apt = shutil.which("apt-get")
+        if binary() is None and apt is not None and os.geteuid() == 0:
+            # A run level of 1 keeps the package from starting a broker of its own.
+            quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+            for command in ([apt, "update"], [apt, "install", "--yes", "--no-install-recommends", "mosquitto"]):
+                subprocess.run(
+                    command, env=quiet, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=300
+                )
+        return binary() is not None
 
 
 def ready() -> bool:
