@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from streams.cli.command import Verb, Verbs
 from streams.cli.options import AppOption, AsJson, ConfigOption, LogOption, OptionalApp
 from streams.cli.output import json_line, print_columns
 from streams.errors import ConfigurationError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["agents"]
 
-agents = typer.Typer(help="List an app's agents, or ask one.", add_completion=False, rich_markup_mode=None)
+agents = typer.Typer(cls=Verbs, help="List an app's agents, or ask one.", add_completion=False, rich_markup_mode=None)
 
 
 @agents.callback(invoke_without_command=True)
@@ -76,7 +77,7 @@ def _described(app: App) -> list[dict[str, Any]]:
     return rows
 
 
-@agents.command("ask")
+@agents.command("ask", cls=Verb)
 def ask(
     agent: Annotated[str, typer.Argument(help="The agent.")],
     value: Annotated[str, typer.Argument(help="The request, as it would stand on the agent's topic: mostly JSON.")],

@@ -13,15 +13,17 @@ from typing import Annotated, Any
 
 import typer
 from typer import main as typer_main
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 from typer.exceptions import Abort, Exit
 
+from streams.cli.command import Verb, Verbs
 from streams.cli.failures import FAILED, MISUSED, report, status_of
 
 __all__ = ["VERBS", "Later", "command", "program", "run"]
 
 program = typer.Typer(
     name="streams",
+    cls=Verbs,
     help="Stream processing on a log: run an app, look into it, and into its log.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -47,7 +49,7 @@ VERBS = {
 """Each verb, the name of its module as well, with the first sentence of its help: the list is shown without them."""
 
 
-class Later(TyperCommand):
+class Later(Verb):
     """A verb whose module is imported once the verb is on the command line."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
@@ -57,11 +59,13 @@ class Later(TyperCommand):
         """The command itself."""
         assert self.name is not None
         found = getattr(import_module(f"streams.cli.{self.name}"), self.name)
-        if isinstance(found, typer.Typer):
-            return typer_main.get_command(found)
-        alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-        alone.command(self.name)(found)
-        return typer_main.get_command(alone)
+        if not isinstance(found, typer.Typer):
+            verb, found = (
+                found,
+                typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None),
+            )
+            found.command(self.name, cls=Verb)(verb)
+        return typer_main.get_command(found)
 
 
 def command() -> TyperGroup:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import aiohttp
 import msgspec
 
 from streams import errors
@@ -21,7 +20,8 @@ from streams.runtime import wire
 
 __all__ = ["RemoteLog", "RemoteReader", "raised"]
 
-TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=60)
+CONNECT_TIMEOUT_S = 5
+READ_TIMEOUT_S = 60
 
 
 class RemoteReader:
@@ -55,13 +55,16 @@ class RemoteLog:
     """The log that ``holder`` has open."""
 
     def __init__(self, url: str, holder: Holder) -> None:
+        import aiohttp  # here: a tool that opens the log itself does without
+
         assert holder.port is not None
         self.url = url
         self.holder = holder
+        self._failures = (aiohttp.ClientError, TimeoutError)
         self._session = aiohttp.ClientSession(
             base_url=f"http://127.0.0.1:{holder.port}",
             headers={"Authorization": f"Bearer {holder.token}"},
-            timeout=TIMEOUT,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S),
         )
 
     async def open(self) -> None:
@@ -82,7 +85,7 @@ class RemoteLog:
         try:
             async with self._session.request(method, path, **given) as response:
                 body = await response.read()
-        except (aiohttp.ClientError, TimeoutError) as error:
+        except self._failures as error:
             raise LogUnavailable(
                 f"{self.url}: {self.holder.describe()} holds the log and doesn't answer on its control port "
                 f"({type(error).__name__}); it may be stopping or busy: try again, or stop it"

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from croniter import croniter  # type: ignore[import-untyped,unused-ignore]
-
 from streams.core.log import TopicSpec
 from streams.core.policy import FAIL
 from streams.dsl.agent import add_agent, sinks_of
@@ -46,15 +44,22 @@ class Timer:
         """The first tick behind ``time_ms``: multiples of the interval since the epoch, or cron times in UTC."""
         if self.every_ms:
             return (time_ms // self.every_ms + 1) * self.every_ms
-        then: datetime = croniter(self.cron, datetime.fromtimestamp(time_ms / 1000, UTC)).get_next(datetime)
+        then: datetime = _croniter()(self.cron, datetime.fromtimestamp(time_ms / 1000, UTC)).get_next(datetime)
         return round(then.timestamp() * 1000)
+
+
+def _croniter() -> Any:
+    # Here: an app without cron does without.  One that has it has called this while it was declared, before any tick.
+    from croniter import croniter  # type: ignore[import-untyped,unused-ignore]
+
+    return croniter
 
 
 def add_timer(
     app: App, *, every_ms: int, cron: str, name: str, per_worker: bool, sinks: Iterable[Topic[Any, Any] | str]
 ) -> Callable[[F], F]:
     """The decorator behind ``App.timer`` and ``App.cron``."""
-    if not every_ms and not croniter.is_valid(cron):
+    if not every_ms and not _croniter().is_valid(cron):
         raise ConfigurationError(
             f"{cron!r} is no cron expression; write five fields like '0 * * * *', or a timer of more than 0"
         )

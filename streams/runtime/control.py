@@ -10,7 +10,7 @@ size, each from a position that the caller names, so nothing is kept here betwee
 from __future__ import annotations
 
 import hmac
-import secrets
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -23,7 +23,7 @@ from streams.dsl.agent import Agent
 from streams.errors import ConfigurationError, RequestError, StreamsError
 from streams.runtime.status import Status
 from streams.runtime.tables import BadRequest
-from streams.runtime.web import error_body, http_status, json_reply, routes, serve
+from streams.runtime.web import error_body, http_status, json_reply, routes, serve_on
 from streams.runtime.wire import (
     AskRequest,
     BoundsReply,
@@ -40,14 +40,13 @@ from streams.runtime.wire import (
     to_pairs,
 )
 
-__all__ = ["MAX_BODY_BYTES", "agent_of", "control_app", "published", "request_of"]
+__all__ = ["MAX_BODY_BYTES", "agent_of", "control_app", "request_of", "serve_control"]
 
 MAX_BODY_BYTES = 256 * 2**20
 """Above the largest record that an embedded log takes by default."""
 LONGEST_WAIT_S = 2.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Publish = Callable[[int, str], None]
 
 
 def control_app(status: Status, token: str) -> web.Application:
@@ -167,9 +166,7 @@ def _encoded(agent: Agent[Any, Any], asked: AskRequest) -> tuple[bytes, bytes]:
 
 
 @asynccontextmanager
-async def published(status: Status, publish: Publish) -> AsyncIterator[None]:
-    """Serve the endpoint inside of the block, and let others know by ``publish(port, token)``."""
-    token = secrets.token_urlsafe(32)
-    async with serve(control_app(status, token), "127.0.0.1", 0) as port:
-        publish(port, token)
+async def serve_control(status: Status, token: str, listening: socket.socket) -> AsyncIterator[None]:
+    """Serve the endpoint on a socket that listens already, inside of the block (``runtime.door``)."""
+    async with serve_on(control_app(status, token), listening):
         yield

@@ -37,17 +37,16 @@ from streams.core.telling import Counts, TellsOfPowerFailures
 from streams.dsl.app import App
 from streams.errors import ConfigurationError, ConnectionBroken, LogLocked, LogUnavailable, StreamsError
 from streams.runtime.clock import SystemClock
-from streams.runtime.control import published
+from streams.runtime.door import published
 from streams.runtime.driver import Phase
 from streams.runtime.idle import Idle
-from streams.runtime.metrics import EdgeCounters, LogCounters
+from streams.runtime.metrics import edge_counters, log_counters
 from streams.runtime.places import is_shared, place
 from streams.runtime.restore import Progress
 from streams.runtime.serving import Serving
 from streams.runtime.status import Status
 from streams.runtime.stopping import StoppedEarly, unless_stopped
 from streams.runtime.stores import RocksStores
-from streams.runtime.web import serve, web_app
 from streams.runtime.worker import Worker
 
 __all__ = ["Settings", "StoppedShort", "check_processes", "own_directory", "run_worker", "state_directory"]
@@ -307,8 +306,8 @@ async def _endpoints(
     )
     status = Status(worker, settings.liveness_timeout_s)
     if isinstance(log, Counts):
-        worker.metrics.registry.register(LogCounters(app.name, log))
-    worker.metrics.registry.register(EdgeCounters(app.name, lambda: worker.outside.edges.values()))
+        worker.metrics.told.append(log_counters(log))
+    worker.metrics.told.append(edge_counters(lambda: worker.outside.edges.values()))
     async with AsyncExitStack() as stack:
         publish = getattr(log, "publish_endpoint", None)
         if publish is not None:
@@ -316,6 +315,9 @@ async def _endpoints(
         shared = is_shared(log.url)
         address = ""
         if settings.port is not None or shared:
+            # Here: a worker that serves nobody does without.
+            from streams.runtime.web import serve, web_app
+
             web = web_app(status, peers=shared)
             port = await stack.enter_async_context(serve(web, settings.host, settings.port or 0))
             logger.info("health, metrics and tables on http://%s:%d", settings.host, port)

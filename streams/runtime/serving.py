@@ -20,7 +20,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from prometheus_client import Counter, Gauge
 
 from streams.connectors.registry import open_service
 from streams.core.endpoint import BAD_REQUEST, BUSY, FAILED, TOO_LATE, UNAVAILABLE, Call, Endpoint, Service
@@ -239,21 +238,19 @@ class _Counts:
     """What a worker with endpoints counts besides."""
 
     def __init__(self, worker: Worker, services: Sequence[Service]) -> None:
-        registry = worker.metrics.registry
-        self.requests = Counter(
+        metrics = worker.metrics
+        self.requests = metrics.counter(
             "streams_requests",
             "Requests of clients by outcome: answered, cast, failed, late, unfit, unavailable, busy, lost.",
             (*_LABELS, "outcome"),
-            registry=registry,
         )
-        self.under_way = Gauge(
-            "streams_requests_under_way", "Requests of clients that wait for an answer.", _LABELS, registry=registry
+        self.under_way = metrics.gauge(
+            "streams_requests_under_way", "Requests of clients that wait for an answer.", _LABELS
         )
-        slow = Gauge(
+        slow = metrics.gauge(
             "streams_slow_consumer",
             "How often a server of requests was lost while the worker was behind with reading.",
             ("app", "server"),
-            registry=registry,
         )
         for service in services:
             slow.labels(worker.app.name, service.url).set_function(partial(getattr, service, "slow"))

@@ -18,6 +18,7 @@ questions need it; it is the same for all workers of an app, and guards nothing 
 from __future__ import annotations
 
 import hmac
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -32,7 +33,7 @@ from streams.runtime.peers import TOKEN_VARIABLE, PeerRead, PeerScan, cluster_to
 from streams.runtime.status import Status
 from streams.runtime.tables import ROWS_MAX, BadRequest, NoSuchKey, NoSuchTable, encode_json
 
-__all__ = ["error_body", "http_status", "json_reply", "routes", "serve", "web_app"]
+__all__ = ["error_body", "http_status", "json_reply", "routes", "serve", "serve_on", "web_app"]
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _Asked = TypeVar("_Asked", PeerRead, PeerScan)
@@ -168,9 +169,7 @@ async def serve(app: web.Application, host: str, port: int) -> AsyncIterator[int
 
     Raises ConfigurationError where the address can't be had.
     """
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, handle_signals=False)
-    await runner.setup()
-    try:
+    async with _running(app) as runner:
         site = web.TCPSite(runner, host, port)
         try:
             await site.start()
@@ -179,5 +178,21 @@ async def serve(app: web.Application, host: str, port: int) -> AsyncIterator[int
                 f"can't listen on {host}:{port} ({error.strerror}); choose another --port or --host"
             ) from error
         yield int(runner.addresses[0][1])
+
+
+@asynccontextmanager
+async def serve_on(app: web.Application, listening: socket.socket) -> AsyncIterator[None]:
+    """Serve ``app`` inside of the block, on a socket that listens already."""
+    async with _running(app) as runner:
+        await web.SockSite(runner, listening).start()
+        yield
+
+
+@asynccontextmanager
+async def _running(app: web.Application) -> AsyncIterator[web.AppRunner]:
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, handle_signals=False)
+    await runner.setup()
+    try:
+        yield runner
     finally:
         await runner.cleanup()

@@ -263,13 +263,6 @@ def test_a_pipe_that_is_closed_early_is_no_error(run: Call, project: Path) -> No
     assert ran.stderr == ""
 
 
-def test_help_waits_for_no_heavy_import() -> None:
-    code = "import sys, streams.cli.program; print(*sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    heavy = {"aiohttp", "rocksdict", "prometheus_client", "uvloop", "rich", "pydantic", "croniter"}
-    assert heavy & set(ran.stdout.split()) == set(), "heavy imports belong into the verbs"
-
-
 def test_an_error_that_cant_be_told_still_has_its_status(project: Path) -> None:
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "streams", "worker", "-A", "nowhere"]

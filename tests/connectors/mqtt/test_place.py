@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from streams.connectors.mqtt.edge import MqttEdge
 from streams.connectors.mqtt.packets import MQTT_3_1_1, Will
@@ -11,7 +10,7 @@ from streams.connectors.mqtt.place import check_filters, check_template, fill, p
 from streams.core.capability import Guarantee
 from streams.core.log import TopicSpec
 from streams.errors import ConfigurationError
-from streams.runtime.metrics import EdgeCounters
+from streams.runtime.metrics import Metrics, edge_counters
 
 
 def test_settings_of_the_topic_and_of_the_connection_stand_side_by_side() -> None:
@@ -119,6 +118,6 @@ def test_what_is_promised_follows_from_the_quality_of_service(qos: int, read: Gu
 def test_lost_sessions_are_a_metric_of_the_worker_over_all_its_brokers() -> None:
     edges = [MqttEdge("mqtt://here"), MqttEdge("mqtt://there")]
     edges[0].sessions_lost, edges[1].sessions_lost = 2, 1
-    registry = CollectorRegistry()
-    registry.register(EdgeCounters("plant", lambda: [*edges, edges[0]]))  # two topics at one broker
-    assert registry.get_sample_value("streams_mqtt_sessions_lost_total", {"app": "plant"}) == 3
+    metrics = Metrics("plant")
+    metrics.told.append(edge_counters(lambda: [*edges, edges[0]]))  # two topics at one broker
+    assert metrics.registry.get_sample_value("streams_mqtt_sessions_lost_total", {"app": "plant"}) == 3
