@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import re
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -105,10 +104,9 @@ def test_a_worker_that_stood_still_while_others_took_over_changes_nothing(
 
 def tasks_of(worker: FleetWorker) -> list[dict[str, Any]]:
     """What a worker says of its tasks."""
-    place = re.search(r"health, metrics and tables on (http://\S+)", worker.said)
-    if place is None:
+    if not worker.address:
         return []
-    with urllib.request.urlopen(f"{place[1]}/tasks", timeout=60) as answer:
+    with urllib.request.urlopen(f"{worker.address}/tasks", timeout=60) as answer:
         found: list[dict[str, Any]] = json.load(answer)
         return found
 

@@ -63,6 +63,19 @@ class FleetWorker:
     def works(self) -> bool:
         return " works on " in self.said
 
+    @property
+    def address(self) -> str:
+        """Of its web endpoint; empty until it has one."""
+        place = re.search(r"health, metrics and tables on (http://\S+)", self.said)
+        return place[1] if place is not None else ""
+
+    @property
+    def cpu_s(self) -> float:
+        """What it has used of the processors up to now."""
+        after_name = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        user, system = int(after_name[11]), int(after_name[12])
+        return (user + system) / os.sysconf("SC_CLK_TCK")
+
     def kill(self) -> None:
         """kill -9, now; fails if it had ended by itself."""
         assert self.alive, f"{self} had ended by itself:\n{self.said[-3000:]}"
@@ -96,7 +109,7 @@ class Fleet:
     """The workers of an app.  On leaving the ``with`` statement all are killed, whatever they do.
 
     together: all in one folder, as on one machine, where each has to find stores of its own.  log: the URL of another
-    log than Kafka, in place of ``bootstrap`` and ``settings``.
+    log than Kafka, in place of ``bootstrap`` and ``settings``.  options: of ``streams worker``.
     """
 
     def __init__(
@@ -107,6 +120,7 @@ class Fleet:
         *,
         settings: str = SETTINGS,
         program: Collection[str] = ("-m", "streams"),
+        options: Collection[str] = (),
         env: Mapping[str, str] | None = None,
         together: bool = False,
         log: str | None = None,
@@ -119,6 +133,7 @@ class Fleet:
         self._command = [
             *[sys.executable, *program, "worker", "-A", str(app)],
             *["--log", log if log is not None else f"kafka://{bootstrap}?{settings}"],
+            *options,
         ]
 
     def __enter__(self) -> Fleet:

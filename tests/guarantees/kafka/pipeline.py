@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tests.brokers.kafka.admin import blocking, create_topic
 from tests.guarantees.kafka.fleet import Fleet
 from tests.guarantees.kafka.verifier import Verifier, differences, group_offsets, hanging, read_all
 from tests.guarantees.pipeline_oracle import FOREVER, START, Oracle, canonical, events
-from tests.guarantees.support import APPS, Row, assert_same
+from tests.guarantees.support import APPS, assert_same
 
 APP = APPS / "pipeline.py"
 WITH_STANDBYS = Path(__file__).with_name("apps") / "standby_pipeline.py"
@@ -29,6 +30,21 @@ PARTITIONS = 2
 RESULTS = ("settled", "by-kind", "by-minute", "beats")
 CHANGELOG = "pipeline.balances.changelog"
 LEFT_UNREAD_S = 60.0
+
+
+def send(bootstrap: str, topic: str, rows: Sequence[tuple[str, bytes, int]]) -> None:
+    """Records (key, value, time in ms), each there once, in order, when this returns."""
+
+    async def deliver() -> None:
+        async with AIOKafkaProducer(
+            bootstrap_servers=bootstrap, enable_idempotence=True, linger_ms=5, max_batch_size=200_000
+        ) as producer:
+            told = [
+                await producer.send(topic, value, key.encode(), timestamp_ms=time_ms) for key, value, time_ms in rows
+            ]
+            await asyncio.gather(*told)
+
+    asyncio.run(deliver())
 
 
 class Pipeline:
@@ -48,7 +64,7 @@ class Pipeline:
 
     def send(self, count: int) -> None:
         more = list(islice(self._events, count))
-        asyncio.run(self._send(more))
+        send(self.bootstrap, "events", [(key, canonical(value).encode(), time) for key, value, time in more])
         self.oracle.take(more)
         self.sent += len(more)
 
@@ -57,16 +73,6 @@ class Pipeline:
         missing = backlog - self.left()
         if missing >= backlog // 10:
             self.send(missing)
-
-    async def _send(self, rows: list[Row]) -> None:
-        async with AIOKafkaProducer(
-            bootstrap_servers=self.bootstrap, enable_idempotence=True, linger_ms=5, max_batch_size=200_000
-        ) as producer:
-            told = [
-                await producer.send("events", canonical(value).encode(), key.encode(), timestamp_ms=time)
-                for key, value, time in rows
-            ]
-            await asyncio.gather(*told)
 
     def end(self) -> None:
         """Promise that nothing older than for ever comes: all windows close."""

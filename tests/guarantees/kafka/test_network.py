@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.brokers.kafka.proxied import ProxiedKafka
 from tests.guarantees.kafka.fleet import Fleet, some_time
 from tests.guarantees.kafka.pipeline import APP, PACE, Pipeline
-from tests.guarantees.kafka.rough_network import FAULTS, ProxiedBroker, RoughNetwork
+from tests.guarantees.kafka.rough_network import FAULTS, RoughNetwork
 
 BACKLOG = 4_000
 ROUGH_S = 8.0
@@ -20,11 +21,11 @@ ROUGH_S = 8.0
 def test_requests_and_answers_that_are_lost_with_their_connections_lose_and_double_no_result(
     tmp_path: Path, chance: random.Random
 ) -> None:
-    broker = ProxiedBroker()
+    broker = ProxiedKafka()
     with broker, RoughNetwork(broker, chance) as network:
         pipeline = Pipeline(broker.bootstrap, chance)
         pipeline.send(BACKLOG)
-        with Fleet(APP, broker.rough, tmp_path, env=PACE) as fleet:
+        with Fleet(APP, broker.proxied, tmp_path, env=PACE) as fleet:
             fleet.start_all(2)
             over = time.monotonic() + ROUGH_S
             while time.monotonic() < over or min(network.happened[fault] for fault in FAULTS) < 3:

@@ -15,7 +15,7 @@ from tests.brokers.kafka.fixtures import (
     pytest_runtest_setup,
     unique,
 )
-from tests.guarantees.kafka_log.proxy import ProxiedKafka
+from tests.brokers.kafka.proxied import ProxiedKafka
 
 __all__ = [
     "kafka",

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal
 
-from tests.brokers.kafka.broker import KafkaBroker
-from tests.brokers.ports import free_port
+from tests.brokers.kafka.proxied import ProxiedKafka
 
 PRODUCE, FETCH, LIST_OFFSETS, METADATA, FIND_COORDINATOR = 0, 1, 2, 3, 10
 INIT_PRODUCER_ID, ADD_PARTITIONS, ADD_OFFSETS, END_TXN, TXN_OFFSET_COMMIT = 22, 24, 25, 26, 28
@@ -52,29 +51,6 @@ class Fault:
     delay_s: float = 0.0
     skip: int = 0
     struck: bool = False
-
-
-class ProxiedKafka(KafkaBroker):
-    """A broker with two listeners.  Those who come by ``proxied`` are told to come back that way, where a ``Proxy`` has
-    to stand; ``bootstrap`` leads to it directly."""
-
-    def __init__(self) -> None:
-        self.proxy_port, self.upstream_port = free_port(), free_port()
-        super().__init__()
-
-    @property
-    def proxied(self) -> str:
-        return f"127.0.0.1:{self.proxy_port}"
-
-    def _own_settings(self) -> dict[str, str]:
-        settings = super()._own_settings()
-        listeners = f"{settings['listeners']},PROXIED://127.0.0.1:{self.upstream_port}"
-        return settings | {
-            "listeners": listeners,
-            "advertised.listeners": f"PLAINTEXT://{self.bootstrap},PROXIED://{self.proxied}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
-            "inter.broker.listener.name": "PLAINTEXT",
-        }
 
 
 class _Link:
@@ -228,6 +204,5 @@ __all__ = [
     "TXN_OFFSET_COMMIT",
     "Fault",
     "Kind",
-    "ProxiedKafka",
     "Proxy",
 ]

@@ -14,8 +14,9 @@ from streams.connectors.kafka.log import KafkaLog
 from streams.core.log import Append, TopicSpec
 from streams.core.record import Records, TopicPartition
 from streams.errors import CommitUnknown, LogUnavailable
+from tests.brokers.kafka.proxied import ProxiedKafka
 from tests.guarantees.kafka_log import proxy as network
-from tests.guarantees.kafka_log.proxy import KINDS, Fault, ProxiedKafka, Proxy
+from tests.guarantees.kafka_log.proxy import KINDS, Fault, Proxy
 from tests.guarantees.kafka_log.reading import values_of
 
 SETTINGS = (

@@ -17,9 +17,10 @@ from streams.core.log import Append, Commit, TopicSpec
 from streams.core.membership import TaskRef
 from streams.core.record import Position, Records, TopicPartition
 from streams.errors import CommitUnknown, Fenced, LogUnavailable, RetryableError
+from tests.brokers.kafka.proxied import ProxiedKafka
 from tests.guarantees.kafka.verifier import group_offsets, hanging
 from tests.guarantees.kafka_log import proxy as network
-from tests.guarantees.kafka_log.proxy import KINDS, Fault, ProxiedKafka, Proxy
+from tests.guarantees.kafka_log.proxy import KINDS, Fault, Proxy
 from tests.guarantees.kafka_log.reading import values_of
 
 SETTINGS = (

@@ -9,22 +9,19 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import paho.mqtt.client as paho
 import pytest
-from paho.mqtt.enums import CallbackAPIVersion
 
 from streams.core.record import TopicPartition
 from streams.testing.source_contract import values
 from tests.brokers.mqtt.server import Mosquitto
-from tests.guarantees.support import opened
+from tests.guarantees.mqtt.peer import Peer
+from tests.guarantees.support import PATIENCE_S, opened
 from tests.stages import rounds
 
 APP = Path(__file__).with_name("relay.py")
@@ -33,7 +30,6 @@ PORTION = 770
 """How many messages are sent in each life of a worker."""
 COUNT = PORTION * (KILLS + 1)
 HELLO = COUNT
-PATIENCE_S = 120.0
 
 
 def until(condition: Callable[[], bool], what: Callable[[], str]) -> None:
@@ -43,41 +39,12 @@ def until(condition: Callable[[], bool], what: Callable[[], str]) -> None:
         time.sleep(0.002)
 
 
-class Peer:
-    """A client of paho's: sends numbers, and keeps what comes on ``out``."""
-
-    def __init__(self, broker: Mosquitto, qos: int) -> None:
-        self.came: list[int] = []
-        self._qos = qos
-        self._client = paho.Client(CallbackAPIVersion.VERSION2, "peer", clean_session=False)
-        self._client.max_inflight_messages_set(20)
-        self._client.max_queued_messages_set(0)
-        self._client.on_message = self._hear
-        subscribed = threading.Event()
-        self._client.on_subscribe = lambda *_: subscribed.set()
-        self._client.connect("127.0.0.1", broker.port)
-        self._client.loop_start()
-        self._client.subscribe("out", qos)
-        assert subscribed.wait(PATIENCE_S)
-
-    def _hear(self, client: Any, userdata: Any, message: paho.MQTTMessage) -> None:
-        self.came.append(int(message.payload))
-
-    def send(self, numbers: range) -> None:
-        sent = [self._client.publish(f"in/{number % 10}", b"%d" % number, self._qos) for number in numbers]
-        for each in sent:
-            each.wait_for_publish(PATIENCE_S)
-
-    def answered(self, process: subprocess.Popen[bytes]) -> bool:
-        """Whether an app listens: it is asked until something comes back."""
-        assert process.poll() is None
-        self.send(range(HELLO, HELLO + 1))
-        time.sleep(0.05)
-        return bool(self.came)
-
-    def close(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
+def answered(peer: Peer[int], process: subprocess.Popen[bytes]) -> bool:
+    """Whether an app listens: it is asked until something comes back."""
+    assert process.poll() is None
+    peer.send(range(HELLO, HELLO + 1))
+    time.sleep(0.05)
+    return bool(peer.came)
 
 
 @contextmanager
@@ -110,13 +77,13 @@ def test_each_message_is_processed_once_through_kills(
     quick_mosquitto: Mosquitto, tmp_path: Path, qos: int, version: str, chance: random.Random
 ) -> None:
     settings, log = f"qos={qos}&version={version}", tmp_path / "log"
-    peer = Peer(quick_mosquitto, qos)
+    peer = Peer(quick_mosquitto, qos, int)
 
     def said() -> str:
         return (tmp_path / "said").read_text()[-3000:]
 
     with worker(log, quick_mosquitto, settings) as process:
-        until(lambda: peer.answered(process), said)  # from now on the broker keeps what is sent
+        until(lambda: answered(peer, process), said)  # from now on the broker keeps what is sent
     for kill in range(KILLS):
         peer.send(range(kill * PORTION, (kill + 1) * PORTION))  # it waits at the broker, in the session
         goal = len(peer.came) + chance.randrange(1, PORTION // 2)

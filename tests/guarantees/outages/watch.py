@@ -1,0 +1,85 @@
+"""Asks a worker for its health, all the time, and notes what it says and how long it takes.
+
+What must live here: asking.  What must not: what a worker should say.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.error import HTTPError
+
+from tests.guarantees.kafka.fleet import FleetWorker
+
+__all__ = ["Answer", "Watch", "ask", "watched"]
+
+BETWEEN_S = 0.25
+PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """at_s: when it was asked, on the monotonic clock.  status: what it said of itself, or why there is no answer."""
+
+    at_s: float
+    took_s: float
+    status: str
+    tasks: dict[str, str]
+
+    @property
+    def well(self) -> bool:
+        """It works, and hears from whom it should hear."""
+        return self.status == "ok" and bool(self.tasks) and "connecting" not in self.tasks.values()
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.tasks}"
+
+
+def ask(worker: FleetWorker) -> Answer:
+    """Its answer, whatever it says; if it gives none, that is the answer."""
+    at_s = time.monotonic()
+    try:
+        with urllib.request.urlopen(f"{worker.address}/health", timeout=PATIENCE_S) as answer:
+            found: dict[str, Any] = json.load(answer)
+    except HTTPError as error:  # not well, as it says by its status too
+        found = json.load(error)
+    except OSError as error:
+        found = {"status": f"no answer: {error}", "tasks": {}}
+    return Answer(at_s, time.monotonic() - at_s, found["status"], found["tasks"])
+
+
+class Watch:
+    """answers: of all workers that are watched, in order for each."""
+
+    def __init__(self) -> None:
+        self.answers: dict[int, list[Answer]] = {}
+        self._over = threading.Event()
+
+    def _watch(self, worker: FleetWorker) -> None:
+        answers = self.answers.setdefault(worker.number, [])
+        while not self._over.wait(BETWEEN_S):
+            answers.append(ask(worker))
+
+    def end(self) -> None:
+        self._over.set()
+
+
+@contextmanager
+def watched(workers: list[FleetWorker]) -> Iterator[Watch]:
+    """They are asked meanwhile, until ``end``: a worker that leaves doesn't answer for ever."""
+    watch = Watch()
+    threads = [threading.Thread(target=watch._watch, args=[worker], daemon=True) for worker in workers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield watch
+    finally:
+        watch.end()
+        for thread in threads:
+            thread.join(PATIENCE_S)
