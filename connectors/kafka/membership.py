@@ -254,7 +254,7 @@ class KafkaMembership:
                 self._cluster.drop(self._lane)
                 self._failures += 1
                 if self._failures == WORTH_A_LINE:
-                    logger.warning("%s; trying again", error)
+                    logger.debug("%s; trying again", error)  # the worker says it, once for all that notice
                 await asyncio.sleep(min(LONGEST_PAUSE_S, PAUSE_S * self._failures))
 
     async def _join(self) -> None:

@@ -20,6 +20,7 @@ from streams.core.record import START, Position, TopicPartition
 from streams.core.spread import BY_KEY, How, Spread
 from streams.dsl.foreign import Outbox
 from streams.errors import DataError, PositionLost, TopicRecreated
+from streams.runtime.outages import Outages
 from streams.runtime.owner import check_owner
 from streams.runtime.producer import divide
 from streams.runtime.restarts import run_until
@@ -49,6 +50,7 @@ class Delivery:
         topology: int,
         expiry: Expiry,
         how: How = BY_KEY,
+        outages: Outages | None = None,
     ) -> None:
         self.id = ref.name
         self.delivered = Position()
@@ -60,6 +62,7 @@ class Delivery:
         self._ref = ref
         self._topology = topology
         self._expiry = expiry
+        self._outages = outages or Outages()
         home = partition if outbox.target.partitions == outbox.topic.partitions else None
         self._spread = Spread(outbox.target.name, how, target.partition_for, ref.name, home)
         self._stop = asyncio.Event()
@@ -84,7 +87,8 @@ class Delivery:
     async def run(self) -> None:
         """Deliver until stopped.  An unreachable target is tried again for as long as it takes: the outbox keeps."""
         who = f"delivery {self.id} starts again from what the target has"
-        await run_until(self._stop, self._live, lambda: self.delivered, who, seed=self._log.identity)
+        seed, outages = self._log.identity, self._outages
+        await run_until(self._stop, self._live, lambda: self.delivered, who, seed=seed, outages=outages)
 
     async def _live(self) -> None:
         writer = await self._log.fence(self._ref)
@@ -94,6 +98,7 @@ class Delivery:
             self._checkpoint = claimed(previous, log_id=self._log.identity, topology=self._topology)
             await writer.commit(Commit(encode_checkpoint(self._checkpoint)))
             sink = await self._sink.fence(self._outbox.ref_at_target(self._log.identity, self.at.partition))
+            self._outages.works(self._target.url)
             self._check_known(sink)
             self.delivered = _decode_position(sink.delivered) if sink.delivered is not None else Position()
             await self._deliver(writer, sink)

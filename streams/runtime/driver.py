@@ -45,6 +45,7 @@ from streams.operators.agent import AgentWork
 from streams.runtime.agents import AgentRunner
 from streams.runtime.clock import Clock
 from streams.runtime.metrics import Metrics
+from streams.runtime.outages import Outages
 from streams.runtime.owner import FENCED_PAUSE_S, check_owner
 from streams.runtime.readers import open_reader
 from streams.runtime.requests import Requests
@@ -91,6 +92,7 @@ class Services:
     max_restarts: int = 5
     progress: Progress = field(default=lambda task, done, total: None)
     expiry: Expiry = field(default_factory=lambda: Expiry({}))
+    outages: Outages = field(default_factory=Outages)
 
 
 class Driver:
@@ -184,7 +186,7 @@ class Driver:
                     restarts > self._services.max_restarts or (isinstance(error, AgentStuck) and restarts > 1)
                 ):
                     raise
-                logger.warning("task %s starts again from its last commit: %s", self.id, error)
+                self._services.outages.failed(f"task {self.id} starts again from its last commit", error)
                 if isinstance(error, StoreCorrupt):
                     self._services.stores.set_aside(self.id)
                 await self._pause(min(5.0, 0.05 * 2 ** min(restarts, 10)))
@@ -255,6 +257,7 @@ class Driver:
             self._commit_at = None
             self._settled_in = False
             self.phase = Phase.RUNNING
+            services.outages.works(services.log.url)
             self.progress_at = loop.time()
             positions = {each.partition: each.position for each in task.inputs}
             reader = self._reader = open_reader(services.foreign, services.log, positions)

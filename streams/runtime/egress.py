@@ -22,6 +22,7 @@ from streams.core.log import Commit, Log, Reader, TaskRef, TaskWriter
 from streams.core.record import Fetched, Position, Records, TopicPartition
 from streams.dsl.foreign import Outbox
 from streams.errors import Fenced, PositionLost, RetryableError, StreamsError, TopicRecreated
+from streams.runtime.outages import Outages
 from streams.runtime.owner import check_owner, confirmed
 from streams.runtime.restarts import run_until
 from streams.runtime.stopping import LET_GO_S, CutOff, Stop
@@ -40,7 +41,16 @@ WAIT_S = 0.2
 class Egress:
     """Carries one partition of an outbox out until it is stopped."""
 
-    def __init__(self, ref: TaskRef, log: Log, edge: Edge, outbox: Outbox, partition: int, topology: int) -> None:
+    def __init__(
+        self,
+        ref: TaskRef,
+        log: Log,
+        edge: Edge,
+        outbox: Outbox,
+        partition: int,
+        topology: int,
+        outages: Outages | None = None,
+    ) -> None:
         self.id = ref.name
         self.at = TopicPartition(outbox.topic.name, partition)
         self.delivered = Position()
@@ -49,6 +59,7 @@ class Egress:
         self._outbox = outbox
         self._ref = ref
         self._topology = topology
+        self._outages = outages or Outages()
         self._stop = Stop()
         self._checkpoint: Checkpoint | None = None
         self._reader: Reader | None = None
@@ -78,7 +89,8 @@ class Egress:
     async def run(self) -> None:
         """Send until stopped.  A transport that can't be reached is tried again for as long as it takes."""
         who = f"egress {self.id} starts again"
-        await run_until(self._stop.event, self._live, lambda: self.delivered, who, seed=self._log.identity)
+        seed, outages = self._log.identity, self._outages
+        await run_until(self._stop.event, self._live, lambda: self.delivered, who, seed=seed, outages=outages)
 
     async def _live(self) -> None:
         writer = await self._log.fence(self._ref)
@@ -169,6 +181,7 @@ class Egress:
                     self._tell_lost(sent, error)
             raise
         self.delivered, self._begun = behind[-1], False
+        self._outages.works(self._edge.url)
 
     def _tell_lost(self, count: int, why: object) -> None:
         words = "egress %s: of %d messages that were on their way some may not have arrived: %s"

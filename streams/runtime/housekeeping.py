@@ -1,22 +1,29 @@
 """What a worker does beside its tasks: what may be freed on the log, and timers that are this worker's own.
 
-What must live here: looking at the tasks from beside.  What must not: starting and stopping them (``runtime.worker``).
+What must live here: looking at tasks, and at the membership, from beside.  What must not: starting and stopping them
+(``runtime.worker``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from typing import TYPE_CHECKING
 
 from streams.core.record import Position, TopicPartition
+from streams.errors import LogUnavailable
 
 if TYPE_CHECKING:
     from streams.dsl.timer import Timer
     from streams.runtime.clock import Clock
     from streams.runtime.worker import Worker
 
-__all__ = ["consumed", "tick_here"]
+__all__ = ["TOUCH_LOST_S", "consumed", "tick_here", "watch_touch"]
+
+TOUCH_EVERY_S = 1.0
+TOUCH_LOST_S = 2.0
+"""How long a log may leave a member without an answer before that counts: one that elects a leader is back before."""
 
 
 def consumed(worker: Worker) -> dict[TopicPartition, Position]:
@@ -35,6 +42,20 @@ def consumed(worker: Worker) -> dict[TopicPartition, Position]:
         if delivery.position is not None:
             found[delivery.at] = delivery.position
     return found
+
+
+async def watch_touch(worker: Worker) -> None:
+    """Tell of an outage of the log that the membership notices, also by a worker without tasks, and of its end."""
+    lost_before = False
+    while True:
+        await asyncio.sleep(TOUCH_EVERY_S)
+        lost = worker.out_of_touch()
+        if lost is not None and time.monotonic() - lost.since_s > TOUCH_LOST_S:
+            worker.outages.failed("the membership waits", LogUnavailable(f"{lost.server}: {lost.why}"))
+            lost_before = True
+        elif lost is None and lost_before:
+            worker.outages.works(worker.log.url)
+            lost_before = False
 
 
 async def tick_here(timer: Timer, clock: Clock) -> None:

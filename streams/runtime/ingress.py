@@ -21,6 +21,7 @@ from streams.core.log import Append, Commit, Log, TaskRef, TaskWriter
 from streams.core.record import Records, TopicPartition
 from streams.dsl.foreign import Journal
 from streams.errors import DataError, StreamsError
+from streams.runtime.outages import Outages
 from streams.runtime.owner import confirmed
 from streams.runtime.restarts import run_until
 from streams.runtime.stopping import LET_GO_S, CutOff, Stop
@@ -50,6 +51,7 @@ class Ingress:
         partition: int,
         topology: int,
         dropped: Callable[[int], None] = lambda count: None,
+        outages: Outages | None = None,
     ) -> None:
         self.id = ref.name
         self.at = TopicPartition(journal.topic.name, partition)
@@ -62,6 +64,7 @@ class Ingress:
         self._ref = ref
         self._topology = topology
         self._dropped = dropped
+        self._outages = outages or Outages()
         self.skipped: Callable[[int], None] | None = None
         self._stop = Stop()
         self._intake: Intake | None = None
@@ -91,7 +94,8 @@ class Ingress:
     async def run(self) -> None:
         """Receive until stopped.  A transport that can't be reached is tried again for as long as it takes."""
         who = f"ingress {self.id} starts again"
-        await run_until(self._stop.event, self._live, lambda: self.received, who, seed=self._log.identity)
+        seed, outages = self._log.identity, self._outages
+        await run_until(self._stop.event, self._live, lambda: self.received, who, seed=seed, outages=outages)
 
     async def _live(self) -> None:
         writer = await self._log.fence(self._ref)
@@ -140,6 +144,8 @@ class Ingress:
                 self._look_at_lost(intake)
                 self._quiet = received is None
                 self._heard = self._heard or received is None or bool(len(received.records))
+                if self._heard:
+                    self._outages.works(self._edge.url)
                 if received is None:
                     if self._ending:
                         return

@@ -25,6 +25,7 @@ from streams.runtime.draw import place_of
 from streams.runtime.egress import Egress
 from streams.runtime.ingress import Ingress
 from streams.runtime.metrics import Metrics
+from streams.runtime.outages import Outages
 from streams.runtime.retention import Expiry
 
 __all__ = ["Outside"]
@@ -36,7 +37,11 @@ class Outside:
     """Other logs and edges, by topic.  connect, connect_edge: from a location to what isn't opened yet."""
 
     def __init__(
-        self, app: App, connect: Callable[[str], Log] = open_foreign, connect_edge: Callable[[str], Edge] = open_edge
+        self,
+        app: App,
+        connect: Callable[[str], Log] = open_foreign,
+        connect_edge: Callable[[str], Edge] = open_edge,
+        outages: Outages | None = None,
     ) -> None:
         self.logs: dict[str, Log | ForeignTopic] = {}
         self.edges: dict[str, Edge] = {}
@@ -44,6 +49,7 @@ class Outside:
         self._app = app
         self._connect = connect
         self._connect_edge = connect_edge
+        self._outages = outages or Outages()
 
     async def open(self, blueprint: Blueprint) -> None:
         for spec in blueprint.foreign_topics:
@@ -109,9 +115,10 @@ class Outside:
             if ref.name in outbox.task_ids:
                 name, partition, version = outbox.target.name, outbox.task_ids.index(ref.name), self._app.version
                 if outbox.target.address:
-                    return Egress(ref, log, self.edges[name], outbox, partition, version)
+                    return Egress(ref, log, self.edges[name], outbox, partition, version, self._outages)
                 target, how = self.logs[name], self._app.spreads.get(name, BY_KEY)
-                return Delivery(ref, log, sink_on(target, name), target, outbox, partition, version, expiry, how)
+                sink = sink_on(target, name)
+                return Delivery(ref, log, sink, target, outbox, partition, version, expiry, how, outages=self._outages)
         return None
 
     def ingress(self, blueprint: Blueprint, ref: TaskRef, log: Log, metrics: Metrics) -> Ingress | None:
@@ -123,5 +130,5 @@ class Outside:
                 def dropped(count: int) -> None:
                     metrics.of(metrics.dropped, ref.name, count)
 
-                return Ingress(ref, log, edge, journal, partition, self._app.version, dropped)
+                return Ingress(ref, log, edge, journal, partition, self._app.version, dropped, self._outages)
         return None

@@ -24,6 +24,7 @@ from streams.dsl.blueprint import Blueprint, changelog_topic
 from streams.dsl.schema import incompatibility
 from streams.errors import CommitUnknown, LogUnavailable, RetryableError
 from streams.runtime.existing import build_on
+from streams.runtime.outages import Outages
 from streams.runtime.outside import Outside
 from streams.runtime.places import is_shared
 from streams.runtime.retention import Expiry, watch_expiry
@@ -49,7 +50,15 @@ class Prepared:
 
 
 async def prepare(
-    app: App, log: Log, outside: Outside, more: Sequence[TopicSpec], now_ms: int, *, stop: asyncio.Event, seed: str
+    app: App,
+    log: Log,
+    outside: Outside,
+    more: Sequence[TopicSpec],
+    now_ms: int,
+    *,
+    outages: Outages,
+    stop: asyncio.Event,
+    seed: str,
 ) -> Prepared:
     """Make the log ready for the app.  more: topics besides the blueprint's.  seed: of the pauses.
 
@@ -60,13 +69,18 @@ async def prepare(
     while True:
         attempt += 1
         try:
-            return await unless_stopped(_prepared(app, log, outside, more, now_ms), stop)
+            ready = await unless_stopped(_prepared(app, log, outside, more, now_ms), stop)
         except RetryableError as error:
             outage = shared and isinstance(error, LogUnavailable | CommitUnknown)
             if attempt > FEW and not outage:
                 raise
-            level = logging.WARNING if outage and attempt == 1 else logging.INFO
-            logger.log(level, "app %s: starting again: %s", app.name, error)
+            if outage:
+                outages.failed(f"app {app.name}: starting again", error)
+            else:
+                logger.info("app %s: starting again: %s", app.name, error)
+        else:
+            outages.works(log.url)
+            return ready
         await unless_stopped(asyncio.sleep(bound_s * chance.uniform(0.5, 1.0)), stop)
         bound_s = min(MOST_S, bound_s * 2)
 

@@ -27,6 +27,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from streams.connectors.embedded.lock import read_holder
 from streams.connectors.registry import open_log
@@ -216,6 +217,7 @@ def _signals(runner: asyncio.Runner, settings: Settings) -> Iterator[_Stop]:
 
 
 async def _run(app: App, log: Log, serving: Serving, settings: Settings, progress: Progress, stop: _Stop) -> None:
+    asyncio.get_running_loop().set_exception_handler(_tell)
     async with AsyncExitStack() as stack:
         stack.enter_context(suppress(StoppedEarly))
         await _open(log, stop)
@@ -247,6 +249,16 @@ async def _run(app: App, log: Log, serving: Serving, settings: Settings, progres
                 f"stopped, but {', '.join(short)} didn't come to commit within {settings.stop_timeout_s:g} s; that "
                 f"work will be done again from the last commit"
             )
+
+
+def _tell(loop: asyncio.AbstractEventLoop, about: dict[str, Any]) -> None:
+    """One line for an error that nobody was left to hear of, in place of a traceback of somebody else's code."""
+    if os.environ.get("STREAMS_TRACEBACK", "") not in ("", "0"):
+        loop.default_exception_handler(about)
+        return
+    error = about.get("exception")
+    why = f": {type(error).__name__}: {' '.join(str(error).split())}" if error is not None else ""
+    logger.warning("%s%s (STREAMS_TRACEBACK=1 shows the traceback)", about["message"], why)
 
 
 async def _open(log: Log, stop: _Stop) -> None:
@@ -372,6 +384,8 @@ def set_up_logging(level: int) -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(level)
     logger.propagate = False
+    # It warns of each write to a connection that has gone, which its owner hears of anyway.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
 def _word(record: logging.LogRecord) -> bool:

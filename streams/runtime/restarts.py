@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Awaitable, Callable
 from random import Random
 
 from streams.errors import Fenced, RetryableError
+from streams.runtime.outages import Outages
 from streams.runtime.owner import FENCED_PAUSE_S
 
 __all__ = ["run_until"]
-
-logger = logging.getLogger("streams")
 
 LEAST_S, FIRST_S, MOST_S = 0.1, 1.0, 10.0
 """No pause is shorter; the bounds of the first one and of all."""
@@ -29,13 +27,20 @@ message that makes the other end hang up lets through what comes before it each 
 
 
 async def run_until(
-    stop: asyncio.Event, live: Callable[[], Awaitable[None]], done: Callable[[], object], who: str, *, seed: str
+    stop: asyncio.Event,
+    live: Callable[[], Awaitable[None]],
+    done: Callable[[], object],
+    who: str,
+    *,
+    seed: str,
+    outages: Outages | None = None,
 ) -> None:
     """Call ``live`` again and again until ``stop`` is set.
 
     done: how far it has got.  who: names it in the line that is logged.  seed: what, with that, the pauses come from:
     not the same anywhere else, and the same again in a simulation.  Raises what isn't a RetryableError.
     """
+    outages = outages or Outages()
     loop, chance, bound_s = asyncio.get_running_loop(), Random(f"{seed} {who}"), FIRST_S
     while not stop.is_set():
         before, began_s = done(), loop.time()
@@ -43,7 +48,7 @@ async def run_until(
             await live()
         except RetryableError as error:
             fenced = isinstance(error, Fenced)
-            logger.log(logging.INFO if fenced else logging.WARNING, "%s: %s", who, error)
+            outages.failed(who, error)
             if loop.time() - began_s >= HEALTHY_S and done() != before:
                 bound_s = FIRST_S
             pause_s = FENCED_PAUSE_S

@@ -119,8 +119,10 @@ class Standby:
                     self._note(None)
                 except StreamsError as error:
                     # A task that can't go on stops its worker; a follower mustn't, since others work in it.
-                    level = logging.INFO if self._failures and isinstance(error, RetryableError) else logging.WARNING
-                    logger.log(level, "standby of task %s waits: %s", self.id, error)
+                    if self._failures and isinstance(error, RetryableError):
+                        logger.debug("standby of task %s waits: %s", self.id, error)
+                    else:
+                        self._services.outages.failed(f"standby of task {self.id} waits", error)
                 self._failures += 1
                 await asyncio.sleep(min(LONGEST_PAUSE_S, self._interval_s * 2 ** min(self._failures - 1, 8)))
         finally:

@@ -17,13 +17,11 @@ from streams.core.batch import NEVER
 from streams.core.log import distance_on
 from streams.core.record import START, Position
 from streams.runtime.driver import Driver, Phase
+from streams.runtime.housekeeping import TOUCH_LOST_S
 from streams.runtime.tables import TableReader
 from streams.runtime.worker import Worker
 
 __all__ = ["Health", "Status"]
-
-TOUCH_LOST_S = 2.0
-"""How long a log may leave a member without an answer before that counts: one that elects a leader is back before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,8 @@ async def unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T
         if not waiting.done():
             waiting.cancel()
             await asyncio.wait({waiting})
+            if not waiting.cancelled():
+                waiting.exception()  # whoever cancels doesn't want to know, and asyncio would complain
     if waiting.cancelled():
         raise StoppedEarly
     return waiting.result()

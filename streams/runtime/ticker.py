@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Sequence
 
 import msgspec
@@ -17,10 +16,9 @@ from streams.core.checkpoint import Checkpoint, claimed, decode_checkpoint, enco
 from streams.core.log import Append, Commit, Log, TaskRef
 from streams.core.record import Records, TopicPartition
 from streams.dsl.timer import Timer
-from streams.errors import Fenced, RetryableError
+from streams.errors import RetryableError
 from streams.runtime.clock import Clock
-
-logger = logging.getLogger("streams")
+from streams.runtime.outages import Outages
 
 LONGEST_SLEEP_S = 1.0
 """So that a wall clock which is set forward is noticed."""
@@ -29,13 +27,16 @@ LONGEST_SLEEP_S = 1.0
 class Ticker:
     """Runs the durable timers of an app."""
 
-    def __init__(self, ref: TaskRef, timers: Sequence[Timer], log: Log, clock: Clock, topology: int) -> None:
+    def __init__(
+        self, ref: TaskRef, timers: Sequence[Timer], log: Log, clock: Clock, topology: int, outages: Outages
+    ) -> None:
         self.id = ref.name
         self._timers = [timer for timer in timers if timer.topic is not None]
         self._log = log
         self._clock = clock
         self._ref = ref
         self._topology = topology
+        self._outages = outages
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
@@ -48,8 +49,7 @@ class Ticker:
             try:
                 await self._live()
             except RetryableError as error:
-                level = logging.INFO if isinstance(error, Fenced) else logging.WARNING
-                logger.log(level, "%s starts again: %s", self.id, error)
+                self._outages.failed(f"{self.id} starts again", error)
                 await self._sleep(LONGEST_SLEEP_S)
 
     async def _sleep(self, seconds: float) -> None:
@@ -66,6 +66,7 @@ class Ticker:
             last = {timer.name: checkpoint.facts.get(timer.name, now) for timer in self._timers}
             checkpoint = msgspec.structs.replace(checkpoint, facts=last)
             await writer.commit(Commit(encode_checkpoint(checkpoint)))
+            self._outages.works(self._log.url)
             while not self._stop.is_set():
                 now = self._clock.now_ms()
                 appends = []

@@ -32,9 +32,10 @@ from streams.runtime.delivery import Delivery
 from streams.runtime.driver import Driver, DriverFactory, Phase, Services
 from streams.runtime.egress import Egress
 from streams.runtime.existing import watch_topics
-from streams.runtime.housekeeping import consumed, tick_here
+from streams.runtime.housekeeping import consumed, tick_here, watch_touch
 from streams.runtime.ingress import Ingress
 from streams.runtime.metrics import Metrics
+from streams.runtime.outages import Outages
 from streams.runtime.outside import Outside
 from streams.runtime.peers import PeerReads
 from streams.runtime.places import is_shared
@@ -97,7 +98,8 @@ class Worker:
         self._liveness_timeout_s = liveness_timeout_s
         self._shutdown_timeout_s = shutdown_timeout_s
         self._make_driver = make_driver
-        self.outside = Outside(app, connect, connect_edge)
+        self.outages = Outages()
+        self.outside = Outside(app, connect, connect_edge, self.outages)
         self.deliveries: dict[str, Delivery | Egress] = {}
         self.ingresses: dict[str, Ingress] = {}
         self.ticker: Ticker | None = None
@@ -144,6 +146,7 @@ class Worker:
                 await hook()
             self._spawn(ASSIGNMENTS, self._follow_assignments())
             self._spawn("housekeeping", self._keep_house())
+            self._spawn("touch", watch_touch(self))
             self._spawn("topics", watch_topics(self.app, self.log, self.outside.logs))
             for timer in self.app.timers:
                 if timer.topic is None:
@@ -157,7 +160,8 @@ class Worker:
     async def _prepare(self, stop: asyncio.Event) -> None:
         more = [self._replies] if self._replies is not None else []
         seed = f"{self.log.identity} {self.app.name} {self.member.address}"
-        ready = await prepare(self.app, self.log, self.outside, more, self._clock.now_ms(), stop=stop, seed=seed)
+        now_ms, outages = self._clock.now_ms(), self.outages
+        ready = await prepare(self.app, self.log, self.outside, more, now_ms, outages=outages, stop=stop, seed=seed)
         self.blueprint, self._refs, self._expiry = ready.blueprint, ready.refs, ready.expiry
 
     def _services(self) -> Services:
@@ -188,6 +192,7 @@ class Worker:
             barrier_timeout_ms=app.barrier_timeout_ms,
             progress=self._progress,
             expiry=self._expiry,
+            outages=self.outages,
         )
 
     async def _follow_assignments(self) -> None:
@@ -268,7 +273,7 @@ class Worker:
         """What runs a task: a driver, the delivery of an outbox's partition, an ingress, or the ticker."""
         ref = self._refs[task]
         if task == self.blueprint.ticker:
-            self.ticker = Ticker(ref, self.app.timers, self.log, self._clock, self.app.version)
+            self.ticker = Ticker(ref, self.app.timers, self.log, self._clock, self.app.version, self.outages)
             return self.ticker
         delivery = self.outside.delivery(self.blueprint, ref, self.log, self._expiry)
         if delivery is not None:
@@ -358,7 +363,7 @@ class Worker:
                 await self.log.trim(consumed(self))
                 await self.log.maintain(self._clock.now_ms())
             except LogUnavailable as error:
-                logger.warning("housekeeping waits: %s", error)
+                self.outages.failed("housekeeping waits", error)
             if self.out_of_touch() is not None:
                 continue  # an outage is waited out, however long it takes
             for stuck in self.stuck(loop.time(), self._liveness_timeout_s):

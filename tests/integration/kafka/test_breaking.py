@@ -268,10 +268,11 @@ def test_a_worker_whose_log_breaks_while_it_prepares_waits_for_it(
     async def scene(breaker: Breaker) -> None:
         breaker.spared, breaker.behind = 3, 2  # the log opens, and nobody gets in any more
         async with Starting(tmp_path, breaker, unique("pipe")) as worker:
-            await worker.until_said("starting again")
+            await worker.until_said("waits and tries again")
             while breaker.struck < 20:  # noqa: ASYNC110 - more than it tries when others keep it from starting
                 await asyncio.sleep(0.01)
             breaker.behind = 0
+            await worker.until_said("is back")
             await worker.until_said(" works on ")
             assert await worker.ended() == 0
 

@@ -344,7 +344,7 @@ def test_who_is_taken_over_comes_back_with_a_new_claim_only(
             await send(sender, numbered(topic, range(5), 1))
             assert numbers(await held(log, "done", 5)) == list(range(5))
 
-    with caplog.at_level(logging.INFO, "streams"):
+    with caplog.at_level(logging.DEBUG, "streams"):
         asyncio.run(main())
     assert "starts again" in caplog.text, "a new claim on the log came first"
 

@@ -65,9 +65,11 @@ class Restarts(logging.Handler):
 @pytest.fixture
 def driver_log() -> Iterator[logging.Logger]:
     logger = logging.getLogger("streams")
-    before = logger.handlers.copy()
+    before, level = logger.handlers.copy(), logger.level
+    logger.setLevel(logging.DEBUG)  # what names a task
     yield logger
     logger.handlers = before
+    logger.setLevel(level)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -1,0 +1,80 @@
+"""Outages, told once: a line for a server that is away, however many tasks notice it, and a line when it is back.
+
+    task, delivery, ticker, membership …  ──failed(who, error)──▶  the first: a warning    each: debug
+                                          ──works(server)───────▶  the first: it is back
+
+What must live here: what is told, and when.  What must not: waiting, or trying again (``restarts``, ``driver``).
+
+A server is told by the URL in the error's words, which every connector begins them with: an error without one, and one
+that isn't about reaching something, is told as it comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from dataclasses import dataclass
+
+from streams.errors import CommitUnknown, Fenced, LogUnavailable, ServiceUnavailable
+
+__all__ = ["Outages", "server_in"]
+
+logger = logging.getLogger("streams")
+
+QUIET_S = 30.0
+"""Between two lines about a server that comes and goes, as a cluster does of which one broker is away."""
+REMINDED_S = 300.0
+"""An outage that lasts is told again, since its cause may be another one by now."""
+OVER_S = 120.0
+"""Nobody has complained for so long: what comes next is another outage, whoever forgot to say that it works."""
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s?;'\"()]+")
+
+
+def server_in(text: str) -> str:
+    """The first URL in ``text``, without settings; "" for none."""
+    found = _URL.search(text)
+    return found[0].rstrip(":,./") if found is not None else ""
+
+
+@dataclass(slots=True)
+class _Outage:
+    began: float
+    seen: float
+    told: float | None = None
+
+
+class Outages:
+    """The outages that a worker knows of, by server."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, _Outage] = {}
+        self._told: dict[str, float] = {}
+
+    def failed(self, who: str, error: Exception) -> None:
+        """``error`` keeps somebody from work.  who: names it and what it does now, for the debug log."""
+        server = server_in(str(error)) if isinstance(error, LogUnavailable | CommitUnknown | ServiceUnavailable) else ""
+        if not server:
+            logger.log(logging.INFO if isinstance(error, Fenced) else logging.WARNING, "%s: %s", who, error)
+            return
+        logger.debug("%s: %s", who, error)
+        now = asyncio.get_running_loop().time()
+        outage = self._open.get(server)
+        if outage is None or now - outage.seen > OVER_S:
+            outage = self._open[server] = _Outage(now, now)
+        outage.seen = now
+        last = outage.told if outage.told is not None else self._told.get(server, float("-inf"))
+        if now - last >= (QUIET_S if outage.told is None else REMINDED_S):
+            lasts = f"; so for {now - outage.began:.0f} s" if outage.told is not None else ""
+            logger.warning("%s; what needs it waits and tries again%s", error, lasts)
+            self._told[server] = outage.told = now
+
+    def works(self, server: str) -> None:
+        """A server, by its URL, has done what it was asked for."""
+        if not self._open:  # nearly always
+            return
+        name = server_in(server)
+        outage = self._open.pop(name, None)
+        if outage is not None and outage.told is not None:
+            logger.warning("%s is back, after %.0f s", name, asyncio.get_running_loop().time() - outage.began)
