@@ -6,6 +6,7 @@ What must live here: asking.  What must not: what a worker should say.
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 import urllib.request
@@ -55,14 +56,24 @@ def ask(worker: FleetWorker) -> Answer:
 
 
 class Watch:
-    """answers: of all workers that are watched, in order for each."""
+    """answers: of each worker that is watched, in order."""
 
-    def __init__(self) -> None:
-        self.answers: dict[int, list[Answer]] = {}
+    def __init__(self, workers: list[FleetWorker]) -> None:
+        self.answers: dict[FleetWorker, list[Answer]] = {worker: [] for worker in workers}
         self._over = threading.Event()
 
-    def _watch(self, worker: FleetWorker) -> None:
-        answers = self.answers.setdefault(worker.number, [])
+    def noticed_s(self, since_s: float, until_s: float = math.inf) -> float | None:
+        """How long after ``since_s`` the last of them has said that it isn't well; None if not all have."""
+        first = [
+            next((each.at_s for each in answers if since_s <= each.at_s < until_s and not each.well), None)
+            for answers in self.answers.values()
+        ]
+        found = [at_s - since_s for at_s in first if at_s is not None]
+        return max(found) if len(found) == len(first) else None
+
+    def watch(self, worker: FleetWorker) -> None:
+        """Ask it until the end."""
+        answers = self.answers[worker]
         while not self._over.wait(BETWEEN_S):
             answers.append(ask(worker))
 
@@ -73,8 +84,8 @@ class Watch:
 @contextmanager
 def watched(workers: list[FleetWorker]) -> Iterator[Watch]:
     """They are asked meanwhile, until ``end``: a worker that leaves doesn't answer for ever."""
-    watch = Watch()
-    threads = [threading.Thread(target=watch._watch, args=[worker], daemon=True) for worker in workers]
+    watch = Watch(workers)
+    threads = [threading.Thread(target=watch.watch, args=[worker], daemon=True) for worker in workers]
     for thread in threads:
         thread.start()
     try:
