@@ -42,8 +42,8 @@ LINES, LINES_PER_S = 40, 1.0
 QUIET_ABOUT = {"delay"}
 """In which nothing is away: it may be well throughout, and go on working."""
 NOTICED_FROM_S, NOTICED_S = 4, 60.0
-"""An outage that is to last so long lasts until all have said that they aren't well, and no longer than that: a session,
-a request or a keep-alive comes to its end within seconds."""
+"""An outage that is to last so long lasts until all have said that they aren't well, within so long: a session, a
+request or a keep-alive comes to its end within seconds."""
 
 
 @dataclass
