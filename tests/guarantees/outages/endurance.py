@@ -104,6 +104,7 @@ class Theatre:
             with struck(self._ground, cell.fault):
                 began = time.monotonic()
                 self._endure(cell, endured, watch, began)
+                over = time.monotonic()
             back = time.monotonic()
             if cell.leaves:
                 self._start()
@@ -112,7 +113,7 @@ class Theatre:
             self._until_well()
             endured.well_s = time.monotonic() - back
         endured.lines = max(len(worker.said.splitlines()) - said[worker] for worker in workers)
-        self._look(cell, endured, watch, workers, began, back)
+        self._look(cell, endured, watch, workers, began, over)
         self._check()
         return endured
 
@@ -138,6 +139,7 @@ class Theatre:
             fleet.until(
                 lambda: watch.noticed_s(began) is not None, "all to say that they aren't well", timeout_s=NOTICED_S
             )
+        endured.noticed_s = watch.noticed_s(began)
         if used:
             elapsed_s = time.monotonic() - since
             endured.cpu = max((worker.cpu_s - before) / elapsed_s for worker, before in used.items())
@@ -187,7 +189,7 @@ class Theatre:
 
         def all_are_well() -> bool:
             found.update((worker, ask(worker)) for worker in self._fleet.running.values())
-            return all(each.well for each in found.values())
+            return all(each.well and each.tasks for each in found.values())
 
         try:
             self._fleet.until(all_are_well, "all to be well")
@@ -197,7 +199,7 @@ class Theatre:
     # ── what is expected ────────────────────────────────────────────────────────────────────────────────────────────
 
     def _look(
-        self, cell: Cell, endured: Endured, watch: Watch, workers: list[FleetWorker], began: float, back: float
+        self, cell: Cell, endured: Endured, watch: Watch, workers: list[FleetWorker], began: float, over: float
     ) -> None:
         answers = [answer for each in watch.answers.values() for answer in each]
         endured.answer_s = max((answer.took_s for answer in answers), default=0.0)
@@ -206,7 +208,9 @@ class Theatre:
             silent = [answer for answer in silent if answer.took_s >= ANSWER_S]  # it has ended
         assert not silent, f"health wasn't answered: {silent[0]}"
         assert endured.answer_s < ANSWER_S, f"health was answered after {endured.answer_s:.1f} s only"
-        endured.noticed_s = watch.noticed_s(began, back)
+        if cell.fault not in QUIET_ABOUT:
+            lies = watch.took_back(began, over)
+            assert not lies, f"while it was away a worker said that it is well again: {lies[0]}"
         assert endured.first_s < BACK_S, f"nothing was done for {endured.first_s:.1f} s after the return"
         if endured.cpu is not None and not (cell.busy and cell.fault in QUIET_ABOUT):
             assert endured.cpu < CPU_SHARE, f"a worker took {endured.cpu:.0%} of a core while it waited"

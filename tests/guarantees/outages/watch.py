@@ -6,7 +6,6 @@ What must live here: asking.  What must not: what a worker should say.
 from __future__ import annotations
 
 import json
-import math
 import threading
 import time
 import urllib.request
@@ -26,7 +25,8 @@ PATIENCE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """at_s: when it was asked, on the monotonic clock.  status: what it said of itself, or why there is no answer."""
+    """at_s: when it was asked, on the monotonic clock.  status: what it said of itself, or why there is no answer.
+    tasks: the phase of each."""
 
     at_s: float
     took_s: float
@@ -35,8 +35,8 @@ class Answer:
 
     @property
     def well(self) -> bool:
-        """It works, and hears from whom it should hear."""
-        return self.status == "ok" and bool(self.tasks) and "connecting" not in self.tasks.values()
+        """It says that it works, and that it hears from whom it should hear."""
+        return self.status == "ok" and "connecting" not in self.tasks.values()
 
     def __str__(self) -> str:
         return f"{self.status} {self.tasks}"
@@ -62,14 +62,26 @@ class Watch:
         self.answers: dict[FleetWorker, list[Answer]] = {worker: [] for worker in workers}
         self._over = threading.Event()
 
-    def noticed_s(self, since_s: float, until_s: float = math.inf) -> float | None:
+    def noticed_s(self, since_s: float) -> float | None:
         """How long after ``since_s`` the last of them has said that it isn't well; None if not all have."""
-        first = [
-            next((each.at_s for each in answers if since_s <= each.at_s < until_s and not each.well), None)
-            for answers in self.answers.values()
-        ]
-        found = [at_s - since_s for at_s in first if at_s is not None]
-        return max(found) if len(found) == len(first) else None
+        found = [next((each.at_s - since_s for each in self._unwell(worker, since_s)), None) for worker in self.answers]
+        known = [each for each in found if each is not None]
+        return max(known) if len(known) == len(found) else None
+
+    def took_back(self, since_s: float, until_s: float) -> list[Answer]:
+        """What was answered by ``until_s`` by those who were well again, after they had said that they aren't."""
+        found = []
+        for worker, answers in self.answers.items():
+            first = next(self._unwell(worker, since_s), None)
+            found += [
+                each
+                for each in answers
+                if first is not None and each.well and first.at_s < each.at_s < each.at_s + each.took_s < until_s
+            ]
+        return found
+
+    def _unwell(self, worker: FleetWorker, since_s: float) -> Iterator[Answer]:
+        return (each for each in self.answers[worker] if each.at_s >= since_s and not each.well)
 
     def watch(self, worker: FleetWorker) -> None:
         """Ask it until the end."""
