@@ -39,7 +39,7 @@ class Peer(Generic[T]):
         assert subscribed.wait(PATIENCE_S)
 
     def _hear(self, client: Any, userdata: Any, message: paho.MQTTMessage) -> None:
-        self.came.append(self._decode(message.payload))
+        self.came.append(self._decode(bytes(message.payload)))
 
     def send(self, numbers: Iterable[int]) -> None:
         """Each to ``in/`` and its last digit.  The broker has them all when this returns."""

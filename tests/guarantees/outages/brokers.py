@@ -107,7 +107,9 @@ def kafka_ground(folder: Path) -> Iterator[KafkaGround]:
 class JetStreamGround:
     def __init__(self, broker: NatsServer, network: Network) -> None:
         self.broker, self.network = broker, network
-        self.log = f"nats://127.0.0.1:{network.front}?session_timeout_ms=2000&request_timeout_ms=2000"
+        self.log = (
+            f"nats://127.0.0.1:{network.front}?session_timeout_ms=2000&request_timeout_ms=2000&ping_interval_ms=1000"
+        )
         self.env: Mapping[str, str] = {}
         self._outsider = outsider.Outsider(broker.url, [OUTPUT])
 

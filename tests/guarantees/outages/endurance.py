@@ -35,14 +35,15 @@ SPARE_S = 20.0
 ANSWER_S = 10.0
 """Health is answered at once; this is for a busy machine."""
 CPU_SHARE = 0.2
-CPU_FROM_S, CPU_LEAST_S = 2.0, 2.0
+CPU_FROM_S, CPU_LEAST_S = 1.5, 2.0
 """Measured from so long after the beginning, if that leaves so long."""
 LINES, LINES_PER_S = 40, 1.0
 """What a worker may say of an outage."""
 QUIET_ABOUT = {"delay"}
 """In which nothing is away: it may be well throughout, and go on working."""
-NOTICED_S = 10.0
-"""An outage of so long is noticed: a session, a request or a keep-alive has come to its end."""
+NOTICED_FROM_S, NOTICED_S = 4, 60.0
+"""An outage that is to last so long lasts until all have said that they aren't well, within so long: a session, a
+request or a keep-alive comes to its end within seconds."""
 
 
 @dataclass
@@ -103,6 +104,7 @@ class Theatre:
             with struck(self._ground, cell.fault):
                 began = time.monotonic()
                 self._endure(cell, endured, watch, began)
+                over = time.monotonic()
             back = time.monotonic()
             if cell.leaves:
                 self._start()
@@ -111,7 +113,7 @@ class Theatre:
             self._until_well()
             endured.well_s = time.monotonic() - back
         endured.lines = max(len(worker.said.splitlines()) - said[worker] for worker in workers)
-        self._look(cell, endured, watch, workers, began, back)
+        self._look(cell, endured, watch, workers, began, over)
         self._check()
         return endured
 
@@ -133,6 +135,11 @@ class Theatre:
             watch.end()
             self._leave(endured)
         fleet.until(lambda: time.monotonic() >= over, "the outage to end")
+        if cell.away_s >= NOTICED_FROM_S and cell.fault not in QUIET_ABOUT and not cell.leaves:
+            fleet.until(
+                lambda: watch.noticed_s(began) is not None, "all to say that they aren't well", timeout_s=NOTICED_S
+            )
+        endured.noticed_s = watch.noticed_s(began)
         if used:
             elapsed_s = time.monotonic() - since
             endured.cpu = max((worker.cpu_s - before) / elapsed_s for worker, before in used.items())
@@ -182,7 +189,7 @@ class Theatre:
 
         def all_are_well() -> bool:
             found.update((worker, ask(worker)) for worker in self._fleet.running.values())
-            return all(each.well for each in found.values())
+            return all(each.well and each.tasks for each in found.values())
 
         try:
             self._fleet.until(all_are_well, "all to be well")
@@ -192,7 +199,7 @@ class Theatre:
     # ── what is expected ────────────────────────────────────────────────────────────────────────────────────────────
 
     def _look(
-        self, cell: Cell, endured: Endured, watch: Watch, workers: list[FleetWorker], began: float, back: float
+        self, cell: Cell, endured: Endured, watch: Watch, workers: list[FleetWorker], began: float, over: float
     ) -> None:
         answers = [answer for each in watch.answers.values() for answer in each]
         endured.answer_s = max((answer.took_s for answer in answers), default=0.0)
@@ -201,17 +208,9 @@ class Theatre:
             silent = [answer for answer in silent if answer.took_s >= ANSWER_S]  # it has ended
         assert not silent, f"health wasn't answered: {silent[0]}"
         assert endured.answer_s < ANSWER_S, f"health was answered after {endured.answer_s:.1f} s only"
-        noticed = [
-            next((answer.at_s - began for answer in each if began <= answer.at_s < back and not answer.well), None)
-            for each in watch.answers.values()
-        ]
-        if all(each is not None for each in noticed):
-            endured.noticed_s = max((each for each in noticed if each is not None), default=None)
-        if cell.away_s > NOTICED_S and cell.fault not in QUIET_ABOUT and not cell.leaves:
-            assert endured.noticed_s is not None, (
-                f"a worker said that it is well, {cell.away_s} s long; the last time: "
-                f"{[str(each[-1]) for each in watch.answers.values()]}"
-            )
+        if cell.fault not in QUIET_ABOUT:
+            lies = watch.took_back(began, over)
+            assert not lies, f"while it was away a worker said that it is well again: {lies[0]}"
         assert endured.first_s < BACK_S, f"nothing was done for {endured.first_s:.1f} s after the return"
         if endured.cpu is not None and not (cell.busy and cell.fault in QUIET_ABOUT):
             assert endured.cpu < CPU_SHARE, f"a worker took {endured.cpu:.0%} of a core while it waited"

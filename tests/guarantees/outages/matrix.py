@@ -20,7 +20,8 @@ BROKERS = ("kafka", "nats", "mqtt")
 MOST_WORKERS = {"kafka": 2, "nats": 2, "mqtt": 1}
 """An embedded log has one."""
 LENGTHS_S = (1, 5, 15, 60)
-LEAVING_S = 5
+FEW_S = 4
+LEAVING_S = 1
 """An outage in which workers are stopped lasts until they have ended: its length is of no interest."""
 
 
@@ -51,19 +52,18 @@ def whole() -> Iterator[Cell]:
 
 
 def few(seed: int) -> dict[str, list[Cell]]:
-    """For each broker its end and its standstill, and a share of the faults of networks: each fault once at least.
-
-    What is longer than a session, a request and a keep-alive is among them.  The last outage of each ends its workers.
-    """
+    """What each landing runs on each broker: each fault once at least, and on each an outage that outlasts a session.
+    The last one of each ends its workers: others are started only once."""
     chance = random.Random(seed)
+    long = dict(zip(("nats", "mqtt"), chance.sample(OF_BROKERS, 2), strict=True)) | {"kafka": "stop"}
     faults = chance.sample(STATES, len(STATES))
-    chosen: dict[str, list[Cell]] = {}
-    for broker in chance.sample(BROKERS, len(BROKERS)):
-        some = [faults.pop() for _ in range(min(len(faults), 1 if broker == "kafka" else 2))]
-        first, *others = chance.sample(OF_BROKERS, len(OF_BROKERS))
-        cells = [(first, 5, False), *((fault, 1, True) for fault in some), *((fault, 5, True) for fault in others)]
+    chosen = {}
+    for broker in BROKERS:
+        workers = MOST_WORKERS[broker]
+        short = [faults.pop()] if broker != "mqtt" else []  # whose pauses grow from outage to outage
         chosen[broker] = [
-            Cell(broker, fault, away_s, busy, MOST_WORKERS[broker], leaves=number == len(cells))
-            for number, (fault, away_s, busy) in enumerate(cells, 1)
+            Cell(broker, long[broker], FEW_S, False, workers),
+            *(Cell(broker, fault, 1, True, workers) for fault in short),
+            Cell(broker, faults.pop(), LEAVING_S, True, workers, leaves=True),
         ]
-    return {broker: chosen[broker] for broker in BROKERS}
+    return chosen

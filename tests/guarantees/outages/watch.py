@@ -25,7 +25,8 @@ PATIENCE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """at_s: when it was asked, on the monotonic clock.  status: what it said of itself, or why there is no answer."""
+    """at_s: when it was asked, on the monotonic clock.  status: what it said of itself, or why there is no answer.
+    tasks: the phase of each."""
 
     at_s: float
     took_s: float
@@ -34,8 +35,8 @@ class Answer:
 
     @property
     def well(self) -> bool:
-        """It works, and hears from whom it should hear."""
-        return self.status == "ok" and bool(self.tasks) and "connecting" not in self.tasks.values()
+        """It says that it works, and that it hears from whom it should hear."""
+        return self.status == "ok" and "connecting" not in self.tasks.values()
 
     def __str__(self) -> str:
         return f"{self.status} {self.tasks}"
@@ -55,14 +56,36 @@ def ask(worker: FleetWorker) -> Answer:
 
 
 class Watch:
-    """answers: of all workers that are watched, in order for each."""
+    """answers: of each worker that is watched, in order."""
 
-    def __init__(self) -> None:
-        self.answers: dict[int, list[Answer]] = {}
+    def __init__(self, workers: list[FleetWorker]) -> None:
+        self.answers: dict[FleetWorker, list[Answer]] = {worker: [] for worker in workers}
         self._over = threading.Event()
 
-    def _watch(self, worker: FleetWorker) -> None:
-        answers = self.answers.setdefault(worker.number, [])
+    def noticed_s(self, since_s: float) -> float | None:
+        """How long after ``since_s`` the last of them has said that it isn't well; None if not all have."""
+        found = [next((each.at_s - since_s for each in self._unwell(worker, since_s)), None) for worker in self.answers]
+        known = [each for each in found if each is not None]
+        return max(known) if len(known) == len(found) else None
+
+    def took_back(self, since_s: float, until_s: float) -> list[Answer]:
+        """What was answered by ``until_s`` by those who were well again, after they had said that they aren't."""
+        found = []
+        for worker, answers in self.answers.items():
+            first = next(self._unwell(worker, since_s), None)
+            found += [
+                each
+                for each in answers
+                if first is not None and each.well and first.at_s < each.at_s < each.at_s + each.took_s < until_s
+            ]
+        return found
+
+    def _unwell(self, worker: FleetWorker, since_s: float) -> Iterator[Answer]:
+        return (each for each in self.answers[worker] if each.at_s >= since_s and not each.well)
+
+    def watch(self, worker: FleetWorker) -> None:
+        """Ask it until the end."""
+        answers = self.answers[worker]
         while not self._over.wait(BETWEEN_S):
             answers.append(ask(worker))
 
@@ -73,8 +96,8 @@ class Watch:
 @contextmanager
 def watched(workers: list[FleetWorker]) -> Iterator[Watch]:
     """They are asked meanwhile, until ``end``: a worker that leaves doesn't answer for ever."""
-    watch = Watch()
-    threads = [threading.Thread(target=watch._watch, args=[worker], daemon=True) for worker in workers]
+    watch = Watch(workers)
+    threads = [threading.Thread(target=watch.watch, args=[worker], daemon=True) for worker in workers]
     for thread in threads:
         thread.start()
     try:
