@@ -7,7 +7,6 @@ point group ``streams.logs`` (scheme = "module:callable", called with the URL).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
 from typing import cast
 
 from streams.core.edge import Edge
@@ -143,6 +142,8 @@ def open_log(url: str) -> Log:
     scheme = url.partition(":")[0]
     if scheme in OWN:
         return OWN[scheme](url)
+    from importlib.metadata import entry_points  # here: our own logs do without, and it brings in the parser of e-mails
+
     for found in entry_points(group=ENTRY_POINTS, name=scheme):
         return cast(Log, found.load()(url))
     raise ConfigurationError(

@@ -8,11 +8,13 @@ No fixtures of one area live here; they stand beside the tests that use them.
   it take three times as long: a line that no other test reaches counts as one that is not covered.
 - What is marked ``soak`` runs in ``make soak`` only (``tests/stages.py``).
 - Several processes that share the tests begin with the longest (``tests/durations.py``).
+- The package is compiled before the first test, and no process that a test starts writes bytecode (``compiled``).
 - In CI Hypothesis is derandomised (a red run is red again) and has no deadline (the machine is shared).
 """
 
 from __future__ import annotations
 
+import compileall
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -30,6 +32,7 @@ settings.register_profile("dev", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 TESTS = Path(__file__).resolve().parent
+ROOMS = ("streams", "connectors", "state", "apps")
 MARKER_OF_FOLDER = {"integration": "integration", "guarantees": "guarantee"}
 
 
@@ -40,6 +43,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--record-durations"):
         config.pluginmanager.register(Recorder())
+    if not hasattr(config, "workerinput"):  # of several processes that share the tests, the first one does it for all
+        compiled()
+
+
+def compiled() -> None:
+    """Compile the package for the hundreds of processes that the tests start: where the environment forbids to write
+    bytecode, each of them would compile it anew, which takes as long as all the rest of a start.
+
+    They write none themselves: an app that a test replaces within the same second, by one of the same length, would
+    still be taken from the bytecode of its former self.
+    """
+    for room in ROOMS:
+        compileall.compile_dir(TESTS.parent / room, quiet=1)
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

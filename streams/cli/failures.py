@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import sys
-import sysconfig
 import traceback
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from streams.errors import ConfigurationError, StreamsError
@@ -55,7 +55,13 @@ def one_line(text: str) -> str:
 
 _OWN = str(Path(__file__).resolve().parents[1])
 _ROOMS = tuple(str((Path(_OWN) / room).resolve()) for room in ("connectors", "state", "apps"))
-_LIBRARY = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+
+
+@cache
+def _library() -> tuple[str, ...]:
+    import sysconfig  # here: it reads how Python was built, and most commands don't fail
+
+    return tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 
 
 def where(error: BaseException) -> str:
@@ -72,7 +78,7 @@ def _is_users(filename: str) -> bool:
     if not os.path.isfile(filename):  # <frozen importlib>, or compiled code with the name of its source
         return False
     path = str(Path(filename).resolve())
-    return not path.startswith((_OWN, *_ROOMS, *_LIBRARY))
+    return not path.startswith((_OWN, *_ROOMS, *_library()))
 
 
 def _short(filename: str) -> str:

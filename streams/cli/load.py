@@ -18,7 +18,6 @@ import importlib.util
 import inspect
 import os
 import sys
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -151,6 +150,8 @@ def _made(name: str, make: Callable[..., Any], config: str | None) -> Any:
 
 
 def _read(config: str) -> dict[str, Any]:
+    import tomllib
+
     try:
         return tomllib.loads(Path(config).read_text("utf-8"))
     except OSError as error:

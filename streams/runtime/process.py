@@ -20,7 +20,6 @@ import random
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
@@ -56,6 +55,8 @@ logger = logging.getLogger("streams")
 
 LOOK_S = 0.1
 """How often the process looks whether its worker has failed or is idle."""
+LOOK_AT_START_S = 0.02
+"""The same until all tasks run: what waits for that, the requests of clients first of all, begins at once."""
 PATIENCE_S = 5.0
 LONGEST_PAUSE_S = 2.0
 """Between two attempts to open a log whose server hangs up."""
@@ -136,6 +137,8 @@ def own_directory(app: App, log: Log, name: str = "") -> Iterator[Path]:
     """A folder for stores that no other process uses inside of the block.  Raises ConfigurationError."""
     root = state_directory(app, log)
     if root is None:
+        import tempfile  # here: a log in memory is for trying things out
+
         with tempfile.TemporaryDirectory(prefix="streams-") as temporary:
             yield Path(temporary)
     elif is_shared(log.url):
@@ -363,7 +366,7 @@ async def _wait(status: Status, serving: Serving, settings: Settings, stop: _Sto
             logger.info("app %s: everything is processed and committed", worker.app.name)
             return
         try:
-            await asyncio.wait_for(stop.event.wait(), LOOK_S)
+            await asyncio.wait_for(stop.event.wait(), LOOK_S if settled else LOOK_AT_START_S)
         except TimeoutError:
             continue
     worker.check()
