@@ -120,9 +120,9 @@ class Pipeline:
         self.verifier.look()
         wrong = self.verdict()
         assert not wrong, wrong
-        assert self.done() == self.sent + PARTITIONS, "the group's offsets aren't those of the events (and two marks)"
         open_ones = hanging(self.bootstrap, [*RESULTS, CHANGELOG, "pipeline.checkpoints"])
         assert not open_ones, f"transactions were left open: {open_ones}"
+        assert self.done() == self.sent + PARTITIONS, "the group's offsets aren't those of the events (and two marks)"
         self._check_order()
         self._check_table()
 

@@ -19,6 +19,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from streams.core.watermark import MARK_HEADER
+from tests.guarantees.kafka.endings import until_ends_are_carried_out
 
 SHOWN = 4
 PATIENCE_S = 30.0
@@ -113,7 +114,10 @@ def read_all(bootstrap: str, topic: str) -> list[tuple[str, Any]]:
 
 
 def hanging(bootstrap: str, topics: Iterable[str]) -> list[str]:
-    """Partitions in which a transaction is still open: what is committed behind it can't be read."""
+    """Partitions in which a transaction is still open: what is committed behind it can't be read.
+
+    One that has been ended, and whose end is only still to reach its partitions, isn't open: it is waited for.
+    """
 
     async def ends(isolation: str) -> dict[TopicPartition, int]:
         async with asyncio.timeout(PATIENCE_S):
@@ -130,6 +134,11 @@ def hanging(bootstrap: str, topics: Iterable[str]) -> list[str]:
             finally:
                 await consumer.stop()
 
+    async def settled() -> None:
+        async with asyncio.timeout(4 * PATIENCE_S):
+            await until_ends_are_carried_out(bootstrap)
+
+    asyncio.run(settled())
     stable, high = asyncio.run(ends("read_committed")), asyncio.run(ends("read_uncommitted"))
     return [f"{at.topic}-{at.partition}: stable to {stable[at]} of {high[at]}" for at in high if stable[at] < high[at]]
 
