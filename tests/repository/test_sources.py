@@ -11,8 +11,9 @@ import ast
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -67,44 +68,54 @@ PACKAGE = python_files("streams", *ROOMS)
 EVERYTHING = python_files("streams", *ROOMS, "examples", "tests")
 
 
-def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of every import, inside functions too; `from a import b` gives a.b."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            prefix = "." * node.level + (node.module or "")
-            yield from ((node.lineno, f"{prefix}.{alias.name}") for alias in node.names)
+class Contents(NamedTuple):
+    """What the rules look at, each with its line, inside functions too."""
+
+    imports: list[tuple[int, str]]
+    """Dotted names; `from a import b` gives a.b."""
+    calls: list[tuple[int, ast.Name | ast.Attribute]]
+    """What is called by a name, plain or dotted."""
+
+
+@cache
+def contents(source: str) -> Contents:
+    """Every rule looks at every file, and to parse and walk it takes far longer than to look."""
+    found = Contents([], [])
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import(names=names):
+                found.imports.extend((node.lineno, alias.name) for alias in names)
+            case ast.ImportFrom(level=level, module=module, names=names):
+                prefix = "." * level + (module or "")
+                found.imports.extend((node.lineno, f"{prefix}.{alias.name}") for alias in names)
+            case ast.Call(func=ast.Name() | ast.Attribute(value=ast.Name() | ast.Attribute()) as called):
+                found.calls.append((node.lineno, called))
+    return found
 
 
 def rooms_at_the_top(source: str) -> list[str]:
-    names = imported(ast.parse(source))
+    names = contents(source).imports
     return [f"line {line}: {name}" for line, name in names if name.split(".")[0] in ROOMS or name.startswith(".")]
 
 
 def impurities(source: str) -> list[str]:
-    found = [
-        f"line {line}: import {name}" for line, name in imported(ast.parse(source)) if name.split(".")[0] in IMPURE
-    ]
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call):
-            match node.func:
-                case (
-                    ast.Attribute(
-                        value=ast.Name(id="date" | "datetime") | ast.Attribute(attr="date" | "datetime"),
-                        attr="now" | "utcnow" | "today",
-                    ) as call
-                ):
-                    found.append(f"line {node.lineno}: {ast.unparse(call)}()")
-                case ast.Name(id="open" | "input" | "print" as name):
-                    found.append(f"line {node.lineno}: {name}()")
+    found = [f"line {line}: import {name}" for line, name in contents(source).imports if name.split(".")[0] in IMPURE]
+    for line, called in contents(source).calls:
+        match called:
+            case ast.Attribute(
+                value=ast.Name(id="date" | "datetime") | ast.Attribute(attr="date" | "datetime"),
+                attr="now" | "utcnow" | "today",
+            ):
+                found.append(f"line {line}: {ast.unparse(called)}()")
+            case ast.Name(id="open" | "input" | "print" as name):
+                found.append(f"line {line}: {name}()")
     return found
 
 
 def strangers(source: str, where: str) -> list[str]:
     """Third-party imports that have no place in the file `where`."""
     found = []
-    for line, name in imported(ast.parse(source)):
+    for line, name in contents(source).imports:
         top = name.split(".")[0]
         if top in sys.stdlib_module_names or top in ANYWHERE or top in ("", "streams", "__future__"):
             continue
@@ -115,13 +126,13 @@ def strangers(source: str, where: str) -> list[str]:
 
 def executions(source: str) -> list[str]:
     found = []
-    for node in ast.walk(ast.parse(source)):
-        match node:
-            case ast.Call(func=ast.Name(id=name)) if name in EXECUTING_CALLS:
-                found.append(f"line {node.lineno}: {name}()")
-            case ast.Call(func=ast.Attribute(value=ast.Name(id="builtins"), attr=name)) if name in EXECUTING_CALLS:
-                found.append(f"line {node.lineno}: builtins.{name}()")
-    names = imported(ast.parse(source))
+    for line, called in contents(source).calls:
+        match called:
+            case ast.Name(id=name) if name in EXECUTING_CALLS:
+                found.append(f"line {line}: {name}()")
+            case ast.Attribute(value=ast.Name(id="builtins"), attr=name) if name in EXECUTING_CALLS:
+                found.append(f"line {line}: builtins.{name}()")
+    names = contents(source).imports
     return found + [f"line {line}: {name}" for line, name in names if name.split(".")[0] in EXECUTING_MODULES]
 
 
