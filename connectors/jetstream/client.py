@@ -40,6 +40,8 @@ TICK_S = 0.5
 STALL_S = 2.0
 """A process that stands still for longer than that is behind with reading."""
 MOVE_PATIENCE_S = 2.0
+END_S = 1.0
+"""For how long a server may take, at the end, to take what was written."""
 REFUSED_S = 10.0
 """For how long a login that is refused again and again is tried: credentials may be renewed a moment late."""
 ELECTION = 3
@@ -71,9 +73,19 @@ class BatchParser:
         self._rest = b""
 
     async def parse(self, data: bytes = b"") -> None:
-        data = self._rest + data if self._rest else bytes(data)
-        start, end = 0, len(data)
         found: dict[bytes, list[Message]] = {}
+        try:
+            await self._part(self._rest + data if self._rest else bytes(data), found)
+        except (ValueError, IndexError) as error:  # no server of NATS wrote that
+            raise nats.errors.ProtocolError from error
+        for sid, messages in found.items():
+            handler = self.handlers.get(sid)
+            if handler is not None:
+                handler(messages)
+
+    async def _part(self, data: bytes, found: dict[bytes, list[Message]]) -> None:
+        """Act on what isn't a message, and put messages where their subscription's are."""
+        start, end = 0, len(data)
         last, messages = b"", list[Message]()
         while start < end:
             line_end = data.find(CRLF, start)
@@ -112,10 +124,6 @@ class BatchParser:
             await self._control(data[start:line_end])
             start = line_end + 2
         self._rest = data[start:]
-        for sid, messages in found.items():
-            handler = self.handlers.get(sid)
-            if handler is not None:
-                handler(messages)
 
     async def _control(self, line: bytes) -> None:
         client = self._client
@@ -219,7 +227,7 @@ class Connection:
 
     @property
     def connected(self) -> bool:
-        return bool(self._client.is_connected)
+        return self._client.ready
 
     @property
     def server(self) -> dict[str, Any]:
@@ -308,11 +316,19 @@ class Connection:
         await self._end()
 
     async def _end(self) -> None:
-        self._client.closing = True
+        client = self._client
+        client.closing = True
         for task in list(self._background):
             task.cancel()
-        await self._client.close()
-        self._client.abort()
+        if self.connected:
+            with suppress(nats.errors.Error, OSError, TimeoutError):  # nobody waits for it, or it was waited for before
+                async with asyncio.timeout(END_S):
+                    await self._flush()
+        # A server that stands still takes nothing, and nats-py would wait until it does.
+        client._pending.clear()
+        client._pending_data_size = 0
+        client.abort()
+        await client.close()
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -482,16 +498,35 @@ class Connection:
         # A ping of nats-py's overtakes what waits to be written, and its pong would say nothing of that.
         if not self.connected:
             raise nats.errors.ConnectionClosedError
+        reply, lost = self.expect()  # never answered: it fails when the connection is lost
+        pinging = asyncio.ensure_future(self._ping())
+        pinging.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may come too late
+        try:
+            await asyncio.wait({pinging, lost}, timeout=self.timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if lost.done():
+                lost.result()
+            if not pinging.done():
+                raise TimeoutError
+            pinging.result()
+        finally:
+            self.forget(reply)
+            pinging.cancel()
+
+    async def _ping(self) -> None:
         client = self._client
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        async with asyncio.timeout(self.timeout_s):
-            await client._flush_queue.put(written)  # type: ignore[union-attr]  # it is made by connecting
-            await written
+        await client._flush_queue.put(written)  # type: ignore[union-attr]  # it is made by connecting
+        await written
         await client.flush(timeout=max(1, int(self.timeout_s)))
 
     async def write(self, data: bytes) -> None:
-        """Send what ``publication`` made.  What is sent while the connection is lost goes out when it is back."""
+        """Send what ``publication`` made.  Doesn't wait.  What is sent while the connection is lost goes out when it is
+        back."""
         client = self._client
         client._pending.append(data)
         client._pending_data_size += len(data)
-        await client._flush_pending()
+        queue = client._flush_queue
+        # Whoever is first in the queue has everything written.  nats-py's own way waits for room in it, which a server
+        # that stands still never makes, and it takes the time-out of who waits for its own.
+        if queue is not None and queue.empty() and client.is_connected:
+            queue.put_nowait(asyncio.get_running_loop().create_future())

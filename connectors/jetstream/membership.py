@@ -50,7 +50,8 @@ logger = logging.getLogger("streams")
 
 NEWS_INTERVAL_S = 1.0
 """Between two rounds for warm-ups that are ready one after the other."""
-WORTH_A_LINE = 4
+MANY_FAILURES = 4
+"""After so many in a row the stream of all groups may be gone."""
 
 
 class JetStreamMembership:
@@ -94,6 +95,8 @@ class JetStreamMembership:
         self._vouched = 0.0
         self._said: MemberState | None = None
         self._round_at = 0.0
+        self._unheard_since: float | None = None
+        self._missed = ""
         self._lapse: asyncio.TimerHandle | None = None
         self._wake = Wake()
 
@@ -138,8 +141,11 @@ class JetStreamMembership:
         self._wake.set()
 
     def out_of_touch(self) -> OutOfTouch | None:
-        """As of ``Membership``."""
-        return None  # not told yet
+        """As of ``Membership``; from the first step on that the server leaves without an answer."""
+        since = self._unheard_since
+        if since is None:
+            return None
+        return OutOfTouch(self._api.connection.url, since, self._missed or "it doesn't answer")
 
     async def close(self) -> None:
         """End the membership, and leave unless this worker has a name, by which it may be back within its session.
@@ -173,17 +179,21 @@ class JetStreamMembership:
         failures = 0
         try:
             while True:
+                if self._unheard_since is None:
+                    self._unheard_since = self._now()
                 try:
                     if news is None:
                         news = await self._api.connection.subscribe(news_subject(self._group), self._hear)
-                    if failures >= WORTH_A_LINE and self._remake is not None:
+                    if failures >= MANY_FAILURES and self._remake is not None:
                         await self._remake()
                     await self._step()
                     failures = 0
+                    if self._in:
+                        self._unheard_since, self._missed = None, ""
                 except LogUnavailable as error:
                     failures += 1
-                    if failures == WORTH_A_LINE:
-                        logger.warning("group %s: %s; trying again", self._group, error)
+                    self._missed = str(error).removeprefix(f"{self._api.connection.url}: ")
+                    logger.debug("group %s: %s; trying again", self._group, error)  # the worker tells of the outage
                 # While steps fail, what wakes the loop comes of that: its tasks stop and report it, say.  Each worker
                 # waits for another while, or all of them would be at the server in the moment that it is back.
                 pause_s = random.uniform(0.5, 1.0) * self._beat_s if failures else 0.0
@@ -339,6 +349,7 @@ class JetStreamMembership:
         self._incarnation = secrets.token_hex(8)
         self._lead_seq = 0
         self._said = None
+        self._missed = self._missed or why
         self._wake.set()
         if self._in:
             logger.warning("group %s: this worker is out (%s); its tasks stop until it is in again", self._group, why)

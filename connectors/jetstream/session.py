@@ -7,18 +7,25 @@ secrets (``login``).
                     │    (nats-py would close itself for good at most of those)
                     └──▶ each server of the pool once, in any order, then a pause, longer each round ──▶ connected
 
+Whatever is raised while a connection is made, read or written means that it is lost: nats-py knows a few classes of
+errors, and at any other one its tasks end without a word, so that nobody reads, or nobody connects, any more.
+
 It stands on private methods of nats-py: its version is pinned.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import nats.errors
-from nats.aio.client import Client, Server, Srv
+from nats.aio.client import DEFAULT_BUFFER_SIZE, Client, Server, Srv
+from nats.aio.transport import TcpTransport
 
 from streams.connectors.jetstream.login import NO_TLS
 from streams.errors import ConfigurationError
@@ -56,6 +63,45 @@ class Rounds:
         return self._left.pop(0), pause
 
 
+class _Wire(TcpTransport):
+    """nats-py's transport.  On a connection that is gone uvloop raises RuntimeError where asyncio does not, and nats-py
+    is made for asyncio's way: what is written vanishes, and ``drain`` raises."""
+
+    @property
+    def _gone(self) -> bool:
+        return self._io_writer is None or self._io_writer.is_closing()
+
+    def write(self, payload: bytes) -> None:
+        if not self._gone:
+            super().write(payload)
+
+    def writelines(self, payload: list[bytes]) -> None:
+        if self._gone:  # an error leaves what was to be written where it is: it goes out over the next connection
+            raise ConnectionResetError("the connection is closed")
+        super().writelines(payload)
+
+    async def connect_tls(self, *place: Any, **settings: Any) -> None:
+        if self._gone:  # uvloop would wait for the handshake
+            raise ConnectionResetError("the connection is closed")
+        await super().connect_tls(*place, **settings)
+
+    def abort(self) -> None:
+        """Drop the socket at once."""
+        if self._io_writer is not None:
+            self._io_writer.transport.abort()
+
+
+@contextmanager
+def _as_outage() -> Iterator[None]:
+    """Errors of any class become those that nats-py knows."""
+    try:
+        yield
+    except (OSError, nats.errors.Error, TimeoutError):
+        raise
+    except Exception as error:
+        raise nats.errors.Error(f"{type(error).__name__}: {error}") from error
+
+
 class Session(Client):
     """settings: arguments as for ``nats.connect``, called again for each TLS handshake.  denied: is told ("publish" or
     "subscription", subject) when permissions forbid one."""
@@ -75,6 +121,13 @@ class Session(Client):
         return by_place[place], pause
 
     @property
+    def ready(self) -> bool:
+        """Whether there is a connection, and nobody is about to make another one.  nats-py says that it is connected
+        while it still makes the connection, and of one that breaks then it says nothing."""
+        making = self._reconnection_task
+        return bool(self.is_connected) and (making is None or making.done())
+
+    @property
     def here(self) -> str:
         """host:port of the server that we are connected to, or were."""
         return self._current_server.uri.netloc.rpartition("@")[2] if self._current_server is not None else ""
@@ -86,9 +139,8 @@ class Session(Client):
     def abort(self) -> None:
         """Drop the socket at once.  Closing it waits until the server has taken what was written, which it may never
         do."""
-        writer = getattr(self._transport, "_io_writer", None)
-        if writer is not None:
-            writer.transport.abort()
+        if self._transport is not None:
+            self._transport.abort()  # type: ignore[attr-defined]  # ``_Wire``'s
 
     async def said(self, words: str) -> None:
         """A line -ERR of the server."""
@@ -128,7 +180,24 @@ class Session(Client):
 
     async def _connect_to_server(self, s: Srv) -> None:
         self.abort()  # an attempt that failed after its socket was open has left it so
-        await super()._connect_to_server(s)
+        s.last_attempt = time.monotonic()
+        if self._transport is None:
+            self._transport = _Wire()
+        with _as_outage():
+            await self._transport.connect(s.uri, DEFAULT_BUFFER_SIZE, self.options["connect_timeout"])
+
+    async def _attempt_reconnect(self) -> None:
+        with suppress(asyncio.InvalidStateError):  # one that is cut off by the next settles that one's future, too
+            await super()._attempt_reconnect()
+
+    async def _process_connect_init(self) -> None:
+        with _as_outage():
+            await super()._process_connect_init()
+
+    async def _read_loop(self) -> None:
+        await super()._read_loop()
+        if self.is_connected and self._reading_task is asyncio.current_task():
+            await self._process_op_err(nats.errors.Error("what it sent can't be taken"))  # nats-py has logged why
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         # nats-py goes on in the clear where a server doesn't ask for encryption, password and all.

@@ -15,6 +15,7 @@ class Server:
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
+        self.left = asyncio.Event()
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b'INFO {"server_id":"x","version":"2.15.0","max_payload":1048576,"headers":true}\r\n')
@@ -25,6 +26,7 @@ class Server:
             elif line.startswith(b"PING"):
                 writer.write(b"PONG\r\n")
         writer.close()
+        self.left.set()
 
 
 def test_what_was_written_before_a_flush_reaches_the_server_before_its_ping() -> None:
@@ -42,6 +44,7 @@ def test_what_was_written_before_a_flush_reaches_the_server_before_its_ping() ->
             await connection.flush()
             assert heard.lines[-3:] == [b"SUB", b"PUB", b"PING"]
         await connection.close()
+        await heard.left.wait()
         server.close()
 
     async def bounded() -> None:

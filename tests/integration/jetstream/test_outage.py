@@ -66,6 +66,12 @@ class Desk:
     def healthy(self) -> bool:
         return self.get("/health")[0] == 200
 
+    def disconnected(self) -> bool:
+        """Whether it isn't well, and names the server that is away."""
+        status, body = self.get("/health")
+        named = any(self._url.partition("?")[0] in line for line in body["problems"])
+        return (status, body["status"], named) == (503, "disconnected", True)
+
     def idle(self) -> bool:
         """Whether it has no tasks any more: its session is over."""
         return not self.get("/health")[1]["tasks"]
@@ -123,9 +129,11 @@ def test_a_server_that_is_away_for_longer_than_a_session_is_waited_for(
         desk.send("one two one\n")
         desk.until(lambda: desk.counted() == 3, "three words are counted")
         (nats_own.kill if how == "killed" else nats_own.pause)()
+        desk.until(desk.disconnected, "it says that it is disconnected")
         desk.until(desk.idle, "its session is over")
         desk.until(lambda: "lost the connection" in desk.said(), "it knows that the server is gone")
         assert desk.share(4.0) < SHARE
+        assert desk.disconnected(), "a worker without tasks says so, too"
         (nats_own.start if how == "killed" else nats_own.resume)()
         desk.until(desk.healthy, "it is healthy again")
         desk.send("one\n")
