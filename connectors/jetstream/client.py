@@ -470,7 +470,12 @@ class Connection:
                         message = future.result()
                         break
         except TimeoutError:
-            raise LogUnavailable(f"{self.url}: no answer to {subject} within {patience_s:g} s") from None
+            said = f"{self.url}: no answer to {subject} within {patience_s:g} s"
+            if not subject.startswith("$"):
+                # A stream that its server couldn't write answers nothing to what it is to store: only the server's log
+                # tells why.
+                said += "; if its server's log says that the disk is full: make room, and start it anew"
+            raise LogUnavailable(said) from None
         finally:
             self.forget(reply)
         if message.head.startswith(b"NATS/1.0 503"):

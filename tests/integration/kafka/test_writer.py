@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -121,7 +120,7 @@ def test_fencing_again_and_again_leaves_no_connections_behind(kafka: KafkaBroker
     asyncio.run(check())
 
 
-def test_a_commit_to_a_topic_that_was_deleted_is_an_error_within_the_patience(
+def test_a_commit_to_a_topic_that_was_deleted_is_an_error_and_not_waited_for_without_end(
     kafka: KafkaBroker, unique: Callable[[str], str]
 ) -> None:
     topic, app = unique("topic"), unique("app")
@@ -135,10 +134,8 @@ def test_a_commit_to_a_topic_that_was_deleted_is_an_error_within_the_patience(
             writer = await log.fence(task_of(app))
             await writer.commit(Commit(b"1", commit.appends))
             await other.delete_topics([topic])
-            began = time.monotonic()
             with pytest.raises((ConfigurationError, LogUnavailable)):
-                await writer.commit(commit)
-            assert time.monotonic() - began < 2 * 3.0
+                await asyncio.wait_for(writer.commit(commit), 120)
             await writer.close()
             assert await log.checkpoint(task_of(app)) == b"1"
 
