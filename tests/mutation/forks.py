@@ -10,7 +10,7 @@ What must live here: which tests a mutant is given, and what becomes of it.  Wha
 3. A process is given as much CPU time as its tests should take, many times over (a mutant may loop for ever), a bound
    on memory (it may fill a list for ever), and a time on the clock (it may wait for ever).  Each of them is a kill.
 
-A mutant is given tests of ``BUDGET_S`` at most: what survives the cheap ones is seldom killed by the dear ones, and
+A mutant is given tests of ``budget_s`` at most: what survives the cheap ones is seldom killed by the dear ones, and
 a survivor is what costs most.
 """
 
@@ -35,7 +35,6 @@ from tests.mutation.mutants import Mutant
 
 __all__ = ["Forks", "Outcome"]
 
-BUDGET_S = 6.0
 MEMORY_BYTES = 4 << 30
 CLOCK_S = 120.0
 """How long a mutant may wait. A test that waits for something does so for milliseconds."""
@@ -57,8 +56,10 @@ class Forks:
     jobs: int
     killers: Mapping[str, str]
     """The test that killed a mutant when last it was run, by the mutant's name."""
+    budget_s: float
     outcomes: list[Outcome] = field(default_factory=list)
     ready: bool = False
+    cpu_s: float = 0.0
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionstart(self) -> None:
@@ -71,7 +72,7 @@ class Forks:
             derandomize=True,
             database=None,
             deadline=None,
-            max_examples=50,
+            max_examples=30,
             phases=[Phase.explicit, Phase.generate],
             report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),
@@ -110,7 +111,8 @@ class Forks:
         gc.freeze()
 
         def reap() -> None:
-            pid, status = os.wait()
+            pid, status, usage = os.wait4(-1, 0)
+            self.cpu_s += usage.ru_utime + usage.ru_stime
             i, tests = running.pop(pid)
             mutant = self.mutants[i]
             killer = None
@@ -123,12 +125,13 @@ class Forks:
                     by_function[mutant.function].append(number)
             self.outcomes.append(Outcome(mutant, killer, tests))
             if len(self.outcomes) % 100 == 0:
-                print(f"  {len(self.outcomes)} of {len(self.mutants)}", flush=True)
+                print(f"  {len(self.outcomes)} of {len(self.mutants)}, {self.cpu_s:.0f} s of CPU", flush=True)
 
         for i, mutant in enumerate(self.mutants):
             file = os.path.realpath(mutant.path)
             tests = set().union(*(reached.get((file, line), set()) for line in mutant.lines))
-            chosen = _chosen(tests, costs_s, by_function[mutant.function], index.get(self._known(mutant)))
+            known = index.get(self._known(mutant))
+            chosen = _chosen(tests, costs_s, by_function[mutant.function], known, self.budget_s)
             if not chosen:
                 self.outcomes.append(Outcome(mutant, None, 0))
                 continue
@@ -146,7 +149,9 @@ class Forks:
         return self.killers.get(" | ".join(mutant.key), "")
 
 
-def _chosen(tests: set[int], costs_s: Sequence[float], recent: Sequence[int], known: int | None) -> list[int]:
+def _chosen(
+    tests: set[int], costs_s: Sequence[float], recent: Sequence[int], known: int | None, budget_s: float
+) -> list[int]:
     first = [known] if known in tests and known is not None else []
     for number in reversed(recent):
         if number in tests and number not in first:
@@ -157,7 +162,7 @@ def _chosen(tests: set[int], costs_s: Sequence[float], recent: Sequence[int], kn
     spent_s = 0.0
     for i, number in enumerate(chosen):
         spent_s += costs_s[number]
-        if spent_s > BUDGET_S and i > 0:
+        if spent_s > budget_s and i > 0:
             return chosen[:i]
     return chosen
 

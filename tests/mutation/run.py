@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--again", action="store_true", help="only those that survived when last they were run")
     parser.add_argument("--tests", nargs="+", help="the tests to run, instead of those that are configured")
+    parser.add_argument("--budget", type=float, default=3.0, help="seconds of tests that a mutant is given at most")
     options = parser.parse_args(arguments)
 
     os.environ["CI"] = "true"
@@ -56,7 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in {mutant.module_name for mutant in mutants}:
         importlib.import_module(name)
 
-    forks = Forks(mutants, options.jobs, {key: killer for key, killer in last.items() if killer is not None})
+    # First what costs nothing to run: what the types reject needs no test.
+    by_types = rejected(mutants)
+    left = [mutant for mutant in mutants if mutant not in by_types]
+    print(f"{len(mutants)} mutants, {len(by_types)} of which mypy rejects", flush=True)
+    killers = {key: killer for key, killer in last.items() if killer is not None}
+    forks = Forks(left, options.jobs, killers, options.budget)
     tests = options.tests or config().pytest_add_cli_args_test_selection
     quiet = [
         "-qq",
@@ -73,9 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not forks.ready:
         print("the tests fail without any mutant: run them first", file=sys.stderr)
         return 2
-    by_types = rejected([outcome.mutant for outcome in forks.outcomes if outcome.killer is None])
-    killers = {id(mutant): "mypy" for mutant in by_types}
-    outcomes = [Outcome(o.mutant, o.killer or killers.get(id(o.mutant)), o.tests) for o in forks.outcomes]
+    outcomes = [*forks.outcomes, *(Outcome(mutant, "mypy", 0) for mutant in by_types)]
     _write_last(last, outcomes)
     return _report(outcomes, files, whole=not options.again, packages=options.only or configured)
 

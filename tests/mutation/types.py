@@ -1,6 +1,6 @@
-"""The survivors that mypy rejects: a change that no one could land isn't one that a test has to notice.
+"""The mutants that mypy rejects: a change that no one could land isn't one that a test has to notice.
 
-What must live here: the file of all survivors of a module (mutmut makes it, each as a copy of its function), one run
+What must live here: the file of all mutants of a module (mutmut makes it, each as a copy of its function), one run
 of mypy on it in the place of the real one, and which copies have errors.  An error that the unchanged copy of
 the function has as well comes from being a copy, and says nothing.
 """
@@ -24,12 +24,12 @@ __all__ = ["rejected"]
 ERROR = re.compile(r"(?P<file>[^:]+):(?P<line>\d+): error: (?P<text>.*)")
 
 
-def rejected(survivors: Sequence[Mutant]) -> list[Mutant]:
+def rejected(those: Sequence[Mutant]) -> set[Mutant]:
     by_path: dict[Path, list[Mutant]] = defaultdict(list)
-    for mutant in survivors:
+    for mutant in those:
         by_path[mutant.path].append(mutant)
     if not by_path:
-        return []
+        return set()
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-P", "-m", "mypy", "--no-error-summary", "--no-pretty", "--hide-error-context"]
         copies: dict[Path, Mapping[str, range]] = {}
@@ -44,13 +44,13 @@ def rejected(survivors: Sequence[Mutant]) -> list[Mutant]:
         command += ["--cache-dir", ".mutants/mypy", *map(str, by_path)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 1):
-        raise SystemExit(f"mypy can't check the survivors:\n{done.stdout}{done.stderr}")
+        raise SystemExit(f"mypy can't check the mutants:\n{done.stdout}{done.stderr}")
     errors: dict[Path, list[tuple[int, str]]] = defaultdict(list)
     for line in done.stdout.splitlines():
         found = ERROR.match(line)
         if found:
             errors[Path(found["file"])].append((int(found["line"]), found["text"]))
-    return [mutant for path, mutants in by_path.items() for mutant in _with_errors(mutants, copies[path], errors[path])]
+    return {mutant for path, mutants in by_path.items() for mutant in _with_errors(mutants, copies[path], errors[path])}
 
 
 def _with_errors(
