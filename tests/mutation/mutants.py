@@ -12,6 +12,7 @@ What doesn't count, and why:
 - the text of errors, of assertions and of ``__repr__``: it is for people.  Tests match the parts that matter
 - text in other letters: one change of a text is enough, three would only weigh it up
 - the first argument of ``cast``, which exists for the type checker
+- the ``strict=True`` of ``zip``: it asserts what always holds
 - the default of a parameter: it isn't part of a function's code
 
 A mutant is named by its function and by the lines that it changes, so that the name survives moves of the code.
@@ -116,11 +117,15 @@ def _counts(mutation: Mutation, above: list[cst.CSTNode]) -> bool:
             return False
         # An argument that is left out or None: it counts unless it is a message.
         gone = [arg for arg in node.args if not any(arg is other for other in changed.args)]
+        if any(_keyword(arg) == "strict" for arg in gone):
+            return False
         if gone and all(_is_text(arg.value) for arg in gone) and _is_error(node, above):
             return False
     path = [node, *above]
     for i, part in enumerate(path):
         if isinstance(part, cst.Assert) and i > 0 and path[i - 1] is part.msg:
+            return False
+        if isinstance(part, cst.Arg) and _keyword(part) == "strict":
             return False
         if isinstance(part, cst.Arg) and i + 1 < len(path):
             call = path[i + 1]
@@ -135,6 +140,10 @@ def _is_text(node: cst.BaseExpression) -> bool:
     if isinstance(node, cst.BinaryOperation):
         return _is_text(node.left) or _is_text(node.right)
     return isinstance(node, TEXT)
+
+
+def _keyword(arg: cst.Arg) -> str:
+    return arg.keyword.value if arg.keyword is not None else ""
 
 
 def _is_error(call: cst.Call, above: list[cst.CSTNode]) -> bool:
