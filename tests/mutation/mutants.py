@@ -147,7 +147,9 @@ def _keyword(arg: cst.Arg) -> str:
 
 
 def _is_error(call: cst.Call, above: list[cst.CSTNode]) -> bool:
-    return _name(call.func).endswith(("Error", "Exception")) or any(isinstance(node, cst.Raise) for node in above)
+    return _name(call.func).endswith(("Error", "Exception", "__init__")) or any(
+        isinstance(node, cst.Raise) for node in above
+    )
 
 
 def _name(node: cst.BaseExpression) -> str:

@@ -41,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make mutants", description="Which changes of the code does no test notice?")
     parser.add_argument("only", nargs="*", type=Path, help="files or folders, instead of all that are configured")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--again", action="store_true", help="only those that survived when last they were run")
+    parser.add_argument(
+        "--again", action="store_true", help="run only those that weren't killed when last they were run"
+    )
     parser.add_argument("--tests", nargs="+", help="the tests to run, instead of those that are configured")
     parser.add_argument("--budget", type=float, default=3.0, help="seconds of tests that a mutant is given at most")
     options = parser.parse_args(arguments)
@@ -51,15 +53,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     files = sorted(set(_files(options.only or configured)))
     mutants = [mutant for file in files for mutant in mutants_of(file)]
     last = _read_last()
-    if options.again:
-        survived = {key for key, killer in last.items() if killer is None}
-        mutants = [mutant for mutant in mutants if " | ".join(mutant.key) in survived]
     for name in {mutant.module_name for mutant in mutants}:
         importlib.import_module(name)
 
     # First what costs nothing to run: what the types reject needs no test.
     by_types = rejected(mutants)
     left = [mutant for mutant in mutants if mutant not in by_types]
+    before: list[Outcome] = []
+    if options.again:
+        before = [Outcome(mutant, killer, 0) for mutant in left if (killer := last.get(" | ".join(mutant.key)))]
+        killed = {outcome.mutant for outcome in before}
+        left = [mutant for mutant in left if mutant not in killed]
     print(f"{len(mutants)} mutants, {len(by_types)} of which mypy rejects", flush=True)
     killers = {key: killer for key, killer in last.items() if killer is not None}
     forks = Forks(left, options.jobs, killers, options.budget)
@@ -79,9 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not forks.ready:
         print("the tests fail without any mutant: run them first", file=sys.stderr)
         return 2
-    outcomes = [*forks.outcomes, *(Outcome(mutant, "mypy", 0) for mutant in by_types)]
+    outcomes = [*before, *forks.outcomes, *(Outcome(mutant, "mypy", 0) for mutant in by_types)]
     _write_last(last, outcomes)
-    return _report(outcomes, files, whole=not options.again, packages=options.only or configured)
+    return _report(outcomes, files, packages=options.only or configured)
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
@@ -94,7 +98,7 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
             raise SystemExit(f"{path}: no such file or folder")
 
 
-def _report(outcomes: Sequence[Outcome], files: Sequence[Path], whole: bool, packages: Sequence[Path]) -> int:
+def _report(outcomes: Sequence[Outcome], files: Sequence[Path], packages: Sequence[Path]) -> int:
     explained = _explained()
     survivors = [outcome for outcome in outcomes if outcome.killer is None]
     unexplained = [outcome for outcome in survivors if outcome.mutant.key not in explained]
@@ -104,15 +108,14 @@ def _report(outcomes: Sequence[Outcome], files: Sequence[Path], whole: bool, pac
     ok = not unexplained
     if unexplained:
         print(f"\n{len(unexplained)} mutants survive unexplained (above).")
-    if whole:
-        modules = {".".join(file.with_suffix("").parts) for file in files}
-        stale = {key for key in explained if key[0].partition(":")[0] in modules}
-        stale -= {outcome.mutant.key for outcome in survivors}
-        for function, was, becomes in sorted(stale):
-            print(f"\nno survivor any more, take it out of {EXPLAINED.name}:\n  {function}\n  - {was}\n  + {becomes}")
-        ok = ok and not stale
-        for package in packages:
-            ok = _enough(package, outcomes) and ok
+    modules = {".".join(file.with_suffix("").parts) for file in files}
+    stale = {key for key in explained if key[0].partition(":")[0] in modules}
+    stale -= {outcome.mutant.key for outcome in survivors}
+    for function, was, becomes in sorted(stale):
+        print(f"\nno survivor any more, take it out of {EXPLAINED.name}:\n  {function}\n  - {was}\n  + {becomes}")
+    ok = ok and not stale
+    for package in packages:
+        ok = _enough(package, outcomes) and ok
     return 0 if ok else 1
 
 
@@ -173,7 +176,9 @@ def _read_last() -> dict[str, str | None]:
 
 def _write_last(last: dict[str, str | None], outcomes: Sequence[Outcome]) -> None:
     CACHE.mkdir(exist_ok=True)
-    last.update((" | ".join(outcome.mutant.key), outcome.killer) for outcome in outcomes)
+    # Of several changes that read alike, one that survives counts.
+    killed_last = sorted(outcomes, key=lambda outcome: outcome.killer is None)
+    last.update((" | ".join(outcome.mutant.key), outcome.killer) for outcome in killed_last)
     (CACHE / "last.json").write_text(json.dumps(last, indent=0, ensure_ascii=False), "utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Aggregates, alone: the exact moments at which windows close, what is emitted where, and what a refused record leaves."""
+"""Aggregates, alone: when exactly windows close, what is emitted where, and what a refused record leaves."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from streams.errors import RecordFailed
 from streams.operators.aggregate import Aggregate, WindowAggregate, WindowBatch, WindowPort
 from tests.operators.work import SKIP, Work, read_at
 
+TEN = Windows(10, 10)
+
 
 class Sum:
     """Adds numbers, and refuses 13. A list, so that a fold on a shared accumulator would show."""
@@ -24,6 +26,7 @@ class Sum:
 
     def __init__(self, counts: bool = False) -> None:
         self.counts = counts
+        self.asked = 0
 
     def initial(self) -> Any:
         return 0 if self.counts else [0]
@@ -34,6 +37,7 @@ class Sum:
         return accumulator + 1 if self.counts else [accumulator[0] + value]
 
     def result(self, accumulator: Any) -> Any:
+        self.asked += 1
         return accumulator if self.counts else accumulator[0]
 
     def encode(self, accumulator: Any) -> bytes:
@@ -51,9 +55,7 @@ def an_aggregate(*, counts: bool = False, policy: ErrorPolicy = SKIP) -> Work:
     return Work(Aggregate(name="a", state=spec("keyed"), fold=Sum(counts), policy=policy))
 
 
-def a_window(
-    *ports: str, windows: Windows = Windows(10, 10), grace_ms: int = 0, policy: ErrorPolicy = SKIP, **work: Any
-) -> Work:
+def a_window(*ports: str, windows: Windows = TEN, grace_ms: int = 0, policy: ErrorPolicy = SKIP, **work: Any) -> Work:
     node = WindowAggregate(
         name="w",
         state=spec("windowed"),
@@ -116,21 +118,24 @@ def test_a_record_is_late_from_the_watermark_on_that_closes_its_window(
         late = watermark >= closes
         work = a_window("updates", "late", grace_ms=grace_ms, delay_ms=delay_ms)
         if batched:
-            # The row before moves the watermark there.
-            work.give(("a", 1, watermark), ("b", 2, 5), origin=read_at([watermark, 5], before=-9, after=watermark))
+            # The row before moves the watermark there, and the row behind far beyond.
+            times = [watermark, 5, 200]
+            work.give(*(("a", 1, time) for time in times), origin=read_at(times, before=-9, after=200))
         else:
             work.context.watermark = watermark
             work.give(("b", 2, 5))
         found = {batch.kind: len(batch) for batch in work.emitted if isinstance(batch, WindowBatch)}
         assert found.get("late", 0) == late, watermark
-        assert found.get("updates", 0) == (not late) + batched
+        assert found.get("updates", 0) == (not late) + 2 * batched
         assert work.context.counters.get("late", 0) == late
 
 
 def test_a_record_is_judged_by_the_watermark_before_it_and_not_by_its_own() -> None:
     work = a_window("updates", "late")
-    work.give(("a", 1, 5), ("b", 2, 10), ("c", 4, 9), origin=read_at([5, 10, 9], before=0, after=10))
+    origin = read_at([5, 10, 9], before=0, after=10)
+    work.give(("a", 1, 5), ("b", 2, 10), ("c", 4, 9), origin=origin)
     assert kinds(work) == ["late", "updates"]
+    assert [(list(batch.rows), batch.origin) for batch in work.emitted] == [([2], origin), ([0, 1], origin)]
     assert work.taken() == [("c", 4, 9), ("a", (1, 0, 10), 5), ("b", (2, 10, 20), 10)]
 
 
@@ -157,7 +162,13 @@ def test_updates_leave_in_the_order_of_the_records_and_for_each_in_that_of_the_w
     ]
 
 
-@pytest.mark.parametrize("windows", [Windows(10, 10), Windows(20, 10)])
+def test_updates_of_two_windows_leave_in_the_order_of_the_records() -> None:
+    work = a_window("updates")
+    work.give(("a", 1, 15), ("a", 2, 5), ("a", 4, 16))
+    assert work.taken() == [("a", (1, 10, 20), 15), ("a", (2, 0, 10), 5), ("a", (5, 10, 20), 16)]
+
+
+@pytest.mark.parametrize("windows", [TEN, Windows(20, 10)])
 def test_a_record_that_is_refused_meets_the_policy_once_however_many_windows_it_belongs_to(windows: Windows) -> None:
     for ports in (("updates",), ("final",)):
         work = a_window(*ports, windows=windows)
@@ -168,9 +179,10 @@ def test_a_record_that_is_refused_meets_the_policy_once_however_many_windows_it_
         assert last == {("a", start): 1 for start in windows.starts(6)}
 
 
-def test_results_that_nobody_takes_are_not_emitted() -> None:
+def test_results_that_nobody_takes_are_neither_computed_nor_emitted() -> None:
     work = a_window("final")
     work.give(("a", 1, 5))
+    assert work.node.fold.asked == 0  # type: ignore[attr-defined]
     assert work.emitted == []
     work.give((None, 1, 5))
     assert work.emitted == []

@@ -12,6 +12,7 @@ import pytest
 from streams.core.batch import FOREVER, Batch
 from streams.core.capability import Limits
 from streams.core.context import ambient
+from streams.core.log import TopicSpec
 from streams.core.policy import FAIL, ErrorPolicy
 from streams.core.state import StateSpec
 from streams.errors import DerivedValueFailed, RecordFailed, TopologyError
@@ -46,6 +47,7 @@ def test_each_call_sees_its_key_its_state_its_time_and_the_watermark_that_its_re
     calls: list[Any] = []
 
     def fn(value: Any, state: list[Any], ctx: ProcessContext) -> None:
+        assert ambient.get() is None, "without tables there is nothing to find"
         state.append(value)
         calls.append((value, list(state), ctx.key, ctx.time, ctx.watermark))
 
@@ -66,6 +68,7 @@ def test_what_is_emitted_keeps_the_order_the_key_and_the_time_of_its_record() ->
     work.give(("a", 2, 10), ("b", 0, 11), ("c", 1, 12), origin=read_at([10, 11, 12], before=0, after=12))
     [batch] = work.emitted
     assert list(batch.rows) == [0, 0, 2]
+    assert batch.origin is not None
     assert work.taken() == [("a", (2, 0), 10), ("a", (2, 1), 10), ("c", (1, 0), 12)]
 
 
@@ -76,7 +79,7 @@ def test_a_timer_fires_before_the_record_that_brings_event_time_to_it_and_what_w
 
     work = a_process(fn, t=lambda state, ctx: ctx.emit(("fired", ctx.time, ctx.watermark)))
     work.give(("a", 1, 10), ("b", 2, 14), ("c", 3, 15), origin=read_at([10, 14, 15], before=0, after=15))
-    # That it fires before c is what counts; the watermark is the first that reaches it.
+    assert [batch.origin is None for batch in work.emitted] == [False, True, False]
     assert work.taken() == [("a", 1, 10), ("b", 2, 14), ("a", ("fired", 15, 15), 15), ("c", 3, 15)]
 
 
@@ -86,8 +89,8 @@ def test_a_timer_fires_at_the_first_watermark_that_reaches_it_though_rows_betwee
 
     fired: list[int] = []
     work = a_process(fn, t=lambda state, ctx: fired.append(ctx.watermark))
-    origin = read_at([10, 13, 18], before=0, after=18)
-    work.processor.process(Batch([b"a", b"b"], [1, 3], [10, 18], [0, 2], origin))
+    origin = read_at([10, 13, 18], before=0, after=18, first=4)
+    work.processor.process(Batch([b"a", b"b"], [1, 3], [10, 18], [4, 6], origin))
     assert fired == [12]
 
 
@@ -272,6 +275,18 @@ def test_a_timer_that_raises_meets_the_policy_and_the_others_fire() -> None:
         assert work.processor.advance(3)
         assert [value for _, value, _ in work.taken()] == [1, 3]
         assert work.failures.skipped == {"p: on_timer('t')": 1}
+
+
+def test_what_a_timer_refuses_goes_to_the_dead_letters_under_its_key_and_time() -> None:
+    def fired(state: list[Any], ctx: ProcessContext) -> None:
+        raise ValueError("no")
+
+    letters = ErrorPolicy("dead_letter", TopicSpec("dead"))
+    work = a_process(lambda value, state, ctx: ctx.timer("t", at=7), policy=letters, t=fired)
+    work.give(("a", 1, 0))
+    assert work.processor.advance(9)
+    [append] = work.outputs.take()
+    assert (append.partition.topic, append.records.keys, append.records.timestamps) == ("dead", [b"a"], [7])
 
 
 def test_a_timer_that_nothing_handles_stops_the_task() -> None:

@@ -104,8 +104,10 @@ def read_at(
     ceiling: int = 2**62,
     slack_ms: int = 0,
     headers: list[Headers | None] | None = None,
+    first: int = 0,
 ) -> Origin:
-    """Rows that were read with these times, while the watermark went from ``before`` to ``after``."""
-    records = Records([None] * len(times), [b"raw"] * len(times), list(times), headers)
-    fetched = Fetched(TopicPartition("in", 0), range(len(times)), records, len(times))
-    return Origin(fetched, 0, times, before=before, after=after, ceiling=ceiling, slack_ms=slack_ms)
+    """Rows from ``first`` on, read with these times while the watermark went from ``before`` to ``after``."""
+    count = first + len(times)
+    records = Records([None] * count, [b"raw"] * count, [0] * first + list(times), headers)
+    fetched = Fetched(TopicPartition("in", 0), range(count), records, count)
+    return Origin(fetched, first, times, before=before, after=after, ceiling=ceiling, slack_ms=slack_ms)
