@@ -87,7 +87,8 @@ def test_what_goes_to_one_partition_goes_as_it_is(topic: str) -> None:
 @pytest.mark.parametrize("topic", ["one", "four"])
 def test_nothing_is_added_of_a_batch_with_a_record_that_is_too_large(topic: str) -> None:
     context = a_context()
-    for headers in (None, [None, (("h", b"123456789"),)]):
+    large: list[Headers | None] = [None, (("h", b"123456789"),)]
+    for headers in (None, large):
         with pytest.raises(RecordTooLarge) as caught:
             context.send(topic, [b"\x01", b"\x02"], [b"a", b"" if headers else b"0123456789"], [1, 2], headers)
         assert caught.value.index == 1

@@ -182,7 +182,7 @@ def test_a_record_that_is_refused_meets_the_policy_once_however_many_windows_it_
 def test_results_that_nobody_takes_are_neither_computed_nor_emitted() -> None:
     work = a_window("final")
     work.give(("a", 1, 5))
-    assert work.node.fold.asked == 0  # type: ignore[attr-defined]
+    assert work.node.fold.asked == 0
     assert work.emitted == []
     work.give((None, 1, 5))
     assert work.emitted == []

@@ -99,7 +99,8 @@ def test_every_timer_that_is_due_fires_however_many() -> None:
         for n in range(value):
             ctx.timer(str(n), at=n + 1)
 
-    work = a_process(fn, **{str(n): lambda state, ctx: ctx.emit(ctx.time) for n in range(1500)})
+    handlers: Any = {str(n): lambda state, ctx: ctx.emit(ctx.time) for n in range(1500)}
+    work = a_process(fn, **handlers)
     work.give(("a", 1500, 0), ("a", 0, 5000), origin=read_at([0, 5000], before=-1, after=5000))
     assert [value for _, value, _ in work.taken()] == list(range(1, 1501))
     assert work.processor.deadline() == FOREVER
@@ -209,11 +210,11 @@ def test_records_without_a_key_meet_the_policy() -> None:
 # ── advancing ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def ten_timers(work: dict[str, Any] | None = None, emits: int = 1) -> Work:
+def ten_timers(work: dict[str, Any] | None = None) -> Work:
     def fn(value: int, state: list[Any], ctx: ProcessContext) -> None:
         ctx.timer("t", at=value)
 
-    made = a_process(fn, work=work, t=lambda state, ctx: [ctx.emit(ctx.time) for _ in range(emits)])
+    made = a_process(fn, work=work, t=lambda state, ctx: ctx.emit(ctx.time))
     made.give(*((str(n), n, 0) for n in range(1, 11)))
     return made
 

@@ -17,7 +17,6 @@ from streams.core.policy import ErrorPolicy, Failures
 from streams.core.record import Fetched, Headers, Records, TopicPartition
 from streams.core.state import CacheBudget, KeyedState, State, WindowedState
 from streams.core.store import Changes, StoreState, StoreView, prefix_bytes
-from streams.operators.base import Operator
 from streams.state.memory import MemoryDisk, MemoryStore
 
 SKIP = ErrorPolicy("skip")
@@ -28,7 +27,7 @@ class Work:
 
     def __init__(
         self,
-        node: Operator,
+        node: Any,
         *,
         limits: Limits | None = None,
         delay_ms: int = 0,
@@ -81,8 +80,8 @@ class Work:
 
     def give(self, *elements: tuple[Any, Any, int], origin: Origin | None = None) -> None:
         """Hands (key, value, time) to it, as one batch."""
-        keys, values, times = ([each[i] for each in elements] for i in range(3))
-        keys = [key.encode() if isinstance(key, str) else key for key in keys]
+        keys = [key.encode() if isinstance(key, str) else key for key, _, _ in elements]
+        values, times = [value for _, value, _ in elements], [time for _, _, time in elements]
         self.processor.process(Batch(keys, values, times, range(len(elements)), origin))
 
     def taken(self) -> list[tuple[Any, Any, int]]:
