@@ -11,6 +11,7 @@
 #   make bench-kafka   measure on a real broker, and write docs/benchmarks-kafka.md (needs Java and Maven; an hour)
 #   make bench-nats    measure on a real NATS server, and write docs/benchmarks-nats.md (a quarter of an hour)
 #   make bench-mqtt    measure on a real Mosquitto, and write docs/benchmarks-mqtt.md (a quarter of an hour)
+#   make mutants change the code in small ways, and show what no test notices (an hour; ONLY=streams/core/state.py: one file)
 #   make format  rewrite the sources in the project's style
 #   make clean   remove what these targets made
 #
@@ -35,7 +36,7 @@ timed   = @started=$$(date +%s); $(MAKE) --no-print-directory $(1) && \
 SHELL := /bin/bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check style types layers fast slow soak fuzz bench bench-kafka bench-nats bench-mqtt format clean
+.PHONY: help setup demo test check style types layers fast slow soak fuzz bench bench-kafka bench-nats bench-mqtt mutants format clean
 # A PYTHONPATH of the caller's would shadow what is tested here.
 unexport PYTHONPATH
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -114,10 +115,14 @@ bench-nats: $(STAMP)
 bench-mqtt: $(STAMP)
 	$(VENV)/bin/python -m tests.benchmarks.mqtt.run
 
+# Not in CI: it takes long, and what it shows needs a reader. Nice, so that it can run beside other work.
+mutants: $(STAMP)
+	nice -n 10 $(VENV)/bin/python -m tests.mutation.run $(ONLY)
+
 format: $(STAMP)
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
 clean:
-	rm -rf $(VENV) .kafka build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.* $(TIMES)
+	rm -rf $(VENV) .kafka .mutants build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.* $(TIMES)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
