@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import AsyncIterator, Collection
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,7 @@ LONGEST_PAUSE_S = 1.0
 WORTH_A_LINE = 4
 """Attempts that fail before a person is told: a coordinator that moves, or loads its groups, is back before."""
 LEAVE_TIMEOUT_S = 5.0
+SOON_S = 1.0
 
 
 class KafkaMembership:
@@ -202,7 +204,9 @@ class KafkaMembership:
         self._cluster.drop(self._lane)
         self._in = False
         self._current = Assignment()
-        if self._id and self._node is not None and self._instance is None:
+        quiet = self._unheard_since is not None and self._now() - self._unheard_since > SOON_S
+        # Where a heartbeat isn't answered, a farewell would wait in vain, and the stop with it.
+        if self._id and self._node is not None and self._instance is None and not quiet:
             try:
                 await self._ask(LeaveGroupRequest(self._group, self._id), LEAVE_TIMEOUT_S)
             except LogUnavailable as error:
@@ -255,7 +259,8 @@ class KafkaMembership:
                 self._failures += 1
                 if self._failures == WORTH_A_LINE:
                     logger.debug("%s; trying again", error)  # the worker says it, once for all that notice
-                await asyncio.sleep(min(LONGEST_PAUSE_S, PAUSE_S * self._failures))
+                # By chance: or all workers ask a broker that comes back in the same instant.
+                await asyncio.sleep(min(LONGEST_PAUSE_S, PAUSE_S * self._failures) * random.uniform(0.5, 1.0))
 
     async def _join(self) -> None:
         self._arm()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from streams.errors import CommitUnknown, Fenced, LogUnavailable, ServiceUnavailable
 
@@ -23,13 +23,16 @@ __all__ = ["Outages", "server_in"]
 logger = logging.getLogger("streams")
 
 QUIET_S = 30.0
-"""Between two lines about a server that comes and goes, as a cluster does of which one broker is away."""
+"""Between two lines about a server that comes and goes, as a cluster does of which one broker is away, or about which
+something new is said: a disk that is full behind an outage is worth a line."""
 REMINDED_S = 300.0
 """An outage that lasts is told again, since its cause may be another one by now."""
 OVER_S = 120.0
 """Nobody has complained for so long: what comes next is another outage, whoever forgot to say that it works."""
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s?;'\"()]+")
+_DETAIL = re.compile(r"\b(task|group|topic) \S+|\d+")
+"""What differs between two who say the same."""
 
 
 def server_in(text: str) -> str:
@@ -43,6 +46,7 @@ class _Outage:
     began: float
     seen: float
     told: float | None = None
+    reasons: set[str] = field(default_factory=set)
 
 
 class Outages:
@@ -64,8 +68,9 @@ class Outages:
         if outage is None or now - outage.seen > OVER_S:
             outage = self._open[server] = _Outage(now, now)
         outage.seen = now
-        last = outage.told if outage.told is not None else self._told.get(server, float("-inf"))
-        if now - last >= (QUIET_S if outage.told is None else REMINDED_S):
+        last, reason = self._told.get(server, float("-inf")), _DETAIL.sub("", str(error))
+        if now - last >= (QUIET_S if reason not in outage.reasons else REMINDED_S):
+            outage.reasons.add(reason)
             lasts = f"; so for {now - outage.began:.0f} s" if outage.told is not None else ""
             logger.warning("%s; what needs it waits and tries again%s", error, lasts)
             self._told[server] = outage.told = now

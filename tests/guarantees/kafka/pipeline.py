@@ -24,6 +24,7 @@ from tests.guarantees.support import APPS, assert_same
 
 APP = APPS / "pipeline.py"
 WITH_STANDBYS = Path(__file__).with_name("apps") / "standby_pipeline.py"
+TALKING = Path(__file__).with_name("apps") / "talking_pipeline.py"
 PACE = {"COMMIT_INTERVAL": "100ms"}
 """What the app asks for by itself, 20 ms, is for a log in the same process."""
 PARTITIONS = 2

@@ -166,7 +166,11 @@ def committed(broker: KafkaBroker, topic: str, partitions: int) -> list[bytes]:
 
 
 def numbers(folder: Path) -> Callable[[range], None]:
-    """Writes numbers to an embedded log, in two partitions, each under a key of its own."""
+    """Writes numbers to an embedded log, in two partitions, each under a key of its own.
+
+    They are of today: a topic of Kafka deletes what is older than its retention, which goes by these times.
+    """
+    now_ms = time.time_ns() // 1_000_000
 
     async def fill(portion: range) -> None:
         parts = [Records(), Records()]
@@ -174,7 +178,7 @@ def numbers(folder: Path) -> Callable[[range], None]:
             part = parts[number % 2]
             part.keys.append(b"%d" % number)
             part.values.append(b"%d" % number)
-            part.timestamps.append(1_000 + number)
+            part.timestamps.append(now_ms + number)
         async with on_disk(folder) as log:
             await log.create_topics([TopicSpec("numbers", partitions=2)])
             await log.append([Append(TopicPartition("numbers", index), part) for index, part in enumerate(parts)])
