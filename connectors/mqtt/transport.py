@@ -25,7 +25,10 @@ OnLost: TypeAlias = Callable[[StreamsError | None], None]
 
 
 class Transport(Protocol):
-    def write(self, data: bytes) -> None: ...
+    def write(self, data: bytes) -> None:
+        """Behind the end of the connection it does nothing: ``on_lost`` has been called, or follows."""
+        ...
+
     async def drain(self) -> None:
         """Returns at the end of the connection too, and when it is closed here."""
         ...
@@ -85,7 +88,8 @@ class _Stream(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         assert self._transport is not None
-        self._transport.write(data)
+        if not self._transport.is_closing():  # else uvloop raises RuntimeError, whoever writes and for whatever reason
+            self._transport.write(data)
 
     async def drain(self) -> None:
         await self._room.wait()

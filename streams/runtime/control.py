@@ -23,7 +23,7 @@ from streams.dsl.agent import Agent
 from streams.errors import ConfigurationError, RequestError, StreamsError
 from streams.runtime.status import Status
 from streams.runtime.tables import BadRequest
-from streams.runtime.web import error_body, http_status, json_reply, routes, serve_on
+from streams.runtime.web import error_body, http_status, json_reply, routes, serve_on, unless_gone
 from streams.runtime.wire import (
     AskRequest,
     BoundsReply,
@@ -65,7 +65,7 @@ def control_app(status: Status, token: str) -> web.Application:
         except StreamsError as error:
             return json_reply(error_body(error), http_status(error))
 
-    app = web.Application(middlewares=[guarded], client_max_size=MAX_BODY_BYTES)
+    app = web.Application(middlewares=[unless_gone, guarded], client_max_size=MAX_BODY_BYTES)
     app.add_routes([*routes(status), *_log_routes(status), web.post("/agents/ask", _asking(status))])
     return app
 

@@ -33,7 +33,7 @@ from streams.runtime.peers import TOKEN_VARIABLE, PeerRead, PeerScan, cluster_to
 from streams.runtime.status import Status
 from streams.runtime.tables import ROWS_MAX, BadRequest, NoSuchKey, NoSuchTable, encode_json
 
-__all__ = ["error_body", "http_status", "json_reply", "routes", "serve", "serve_on", "web_app"]
+__all__ = ["error_body", "http_status", "json_reply", "routes", "serve", "serve_on", "unless_gone", "web_app"]
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _Asked = TypeVar("_Asked", PeerRead, PeerScan)
@@ -54,6 +54,18 @@ def http_status(error: StreamsError) -> int:
 
 def error_body(error: StreamsError) -> dict[str, str]:
     return {"error": type(error).__name__, "message": str(error)}
+
+
+@web.middleware
+async def unless_gone(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """For every endpoint: a caller that breaks off in the midst of a request is no fault of ours, for which aiohttp
+    would log a traceback."""
+    try:
+        return await handler(request)
+    except ConnectionError:
+        if request.transport is not None and not request.transport.is_closing():
+            raise
+        return web.Response(status=400)  # nobody reads it
 
 
 @web.middleware
@@ -156,7 +168,7 @@ def _packed(value: Any) -> web.Response:
 
 def web_app(status: Status, *, peers: bool = False) -> web.Application:
     """The endpoint as an aiohttp application; with ``peers`` it answers the other workers of the app as well."""
-    app = web.Application(middlewares=[_errors])
+    app = web.Application(middlewares=[unless_gone, _errors])
     app.add_routes(routes(status))
     if peers:
         app.add_routes(_peer_routes(status))
