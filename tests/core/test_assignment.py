@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -105,6 +106,77 @@ def test_a_task_without_a_holder_goes_to_the_ready_then_the_stored_then_the_room
     assert active(assign({"a": state(), "b": state(stored="s0")}, wanted(1))) == {"a": "", "b": "s0"}
     members = {"a": state("x0 x1"), "b": state("x2"), "c": state("x3 x4")}
     assert active(assign(members, wanted(0, 6)))["b"] == "x2 x5"
+
+
+def test_a_task_that_its_new_owner_can_go_on_with_at_once_waits_for_no_warm_up() -> None:
+    shares = assign({"a": state(), "b": state(ready="s0")}, wanted(1))
+    assert active(shares) == {"a": "", "b": "s0"}
+    assert not any(share.warmups for share in shares.values())
+
+
+def test_a_task_that_keeps_no_state_goes_to_its_place_whoever_says_that_it_is_ready() -> None:
+    assert active(assign({"a": state(), "b": state("x1", "x0 x1")}, wanted(0, 2))) == {"a": "x0", "b": "x1"}
+
+
+def test_of_several_that_are_ready_the_one_with_the_fewest_tasks_goes_on() -> None:
+    members = {"a": state("s0 s1 s2", "s0 s1 s2 s6"), "b": state("s3 s4", "s3 s4 s6"), "c": state("s5", "s5")}
+    assert active(assign(members, wanted(7))) == {"a": "s0 s1 s2", "b": "s3 s4 s6", "c": "s5"}
+
+
+def test_tasks_go_to_the_one_with_the_most_room_and_then_by_name() -> None:
+    assert active(assign({"a": state("x0"), "b": state()}, wanted(0, 4))) == {"a": "x0 x2", "b": "x1 x3"}
+
+
+def test_the_greater_quota_is_for_the_one_that_holds_more_already() -> None:
+    members = {"a": state("x0"), "b": state("x1 x2")}
+    assert active(assign(members, wanted(0, 3))) == {"a": "x0", "b": "x1 x2"}
+    members = {"a": state("s0 x0", "s0"), "b": state("s1 x1 x2", "s1")}
+    assert active(assign(members, wanted(2, 3))) == {"a": "s0 x0", "b": "s1 x1 x2"}
+
+
+def test_what_is_let_go_is_chosen_by_those_that_have_room_for_it() -> None:
+    """c has the state of s2, and its quota already."""
+    members = {"a": state("s0 s1 s2", "s0 s1 s2"), "b": state(), "c": state("s3", "s2 s3")}
+    assert assign(members, wanted(4))["b"].warmups == {"s0"}
+
+
+def test_a_part_of_each_subtopology_is_let_go_whatever_its_name() -> None:
+    names = [f"{subtopology}-{partition}" for subtopology in ("adds-up", "orders") for partition in range(2)]
+    ask = Wanted([TaskRef("app", slot, name) for slot, name in enumerate(names)])
+    shares = assign({"a": MemberState(held=frozenset(names)), "b": MemberState()}, ask)
+    assert shares["a"].releases == {"adds-up-0", "orders-0"}
+    ask = Wanted([TaskRef("app", 1, "counts-1"), TaskRef("app", 2, "whole")])
+    shares = assign({"a": MemberState(held=frozenset(["counts-1", "whole"])), "b": MemberState()}, ask)
+    assert shares["a"].releases == {"whole"}, "without a number it counts as a first partition"
+
+
+@pytest.mark.parametrize(("each", "most"), [(1, 1), (2, 3)])
+def test_a_member_with_the_state_of_everything_does_not_follow_everything(each: int, most: int) -> None:
+    members = {}
+    for at, name in enumerate("abcd"):
+        held = " ".join(f"s{n}" for n in range(at * each, (at + 1) * each))
+        members[name] = state(held, " ".join(f"s{n}" for n in range(4 * each)) if name == "a" else held)
+    counts = [len(share.assignment.standby) for share in assign(members, wanted(4 * each, standbys=1)).values()]
+    assert sum(counts) == 4 * each
+    assert max(counts) <= most
+
+
+def test_one_that_has_just_let_a_task_go_does_not_push_out_who_follows_it() -> None:
+    members = {"a": state("s0", "s0", generation=2), "b": state("s0", "s0", generation=1), "c": state(ready="s0")}
+    assert standby(assign(members, wanted(1, standbys=1))) == {"a": "", "b": "", "c": "s0"}
+
+
+def test_of_two_topologies_the_tasks_of_all_their_members_count_and_then_the_members() -> None:
+    one, other = {"fingerprint": "z"}, {"fingerprint": "a"}
+    assert eligible({"m": state("x0 x1", **one), "n": state(**one), "o": state("x2", **other)}) == ["m", "n"]
+    assert eligible({"m": state(**one), "n": state(**one), "o": state(**other)}) == ["m", "n"]
+    assert eligible({"m": state(**one), "o": state(**other)}) == ["o"]
+
+
+def test_an_outdated_member_does_not_hear_where_tasks_run() -> None:
+    shares = assign({"new": state(version=2, address="host:1"), "old": state()}, wanted(0, 1))
+    assert shares["new"].assignment.addresses == {"x0": "host:1"}
+    assert shares["old"].assignment == Assignment()
 
 
 def test_an_outdated_member_gets_nothing_and_one_clear_line() -> None:

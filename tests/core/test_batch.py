@@ -67,6 +67,7 @@ def test_elements_are_chosen_by_mask_by_index_or_by_what_failed(count: int, data
         assert chosen.origin is batch.origin
     assert batch.take(range(count)) is batch
     assert batch.without([]) is batch
+    assert batch.with_values([-1] * count).origin is batch.origin
     assert rows_of(batch.with_values([-1] * count)) == [(key, -1, time, row) for key, _, time, row in whole]
     assert len(batch) == count
 

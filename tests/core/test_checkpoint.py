@@ -101,3 +101,8 @@ def test_a_checkpoint_comes_back_as_it_was_written() -> None:
 
 def test_a_partition_has_one_name() -> None:
     assert partition_key(TopicPartition("a.b-c", 12)) == "a.b-c/12"
+
+
+def test_a_claim_stands_on_the_log_and_under_the_version_that_it_was_made_with() -> None:
+    after = claimed(Checkpoint("old", 4, 17, topology=1), log_id="new", topology=2, claim="mine")
+    assert (after.log_id, after.topology, after.claim) == ("new", 2, "mine")

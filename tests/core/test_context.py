@@ -39,7 +39,7 @@ def a_context(
         failures=Failures(outputs, "a.in-0"),
         states=states or {},
         siblings=siblings,
-        partitions=partitions or {"one": 1, "four": 4},
+        partitions=partitions or {"one": 1, "two": 2, "four": 4},
         partitioner=by_last_byte,
         spreads=spreads or {},
     )
@@ -69,8 +69,15 @@ def test_each_record_goes_to_the_partition_of_its_key_with_its_value_time_and_he
         ("four", 1): ([b"\x01", b"\x05"], [b"a", b"d"], [1, 3], [HEADERS[0], HEADERS[2]]),
         ("four", 3): ([b"\x07"], [b"bc"], [2], [None]),
     }
-    context.send("four", [b"\x01", b"\x02"], [b"a", b"b"], [1, 2])
-    assert {each[3] for each in sent(context).values()} == {None}
+    for _ in range(2):
+        context.send("two", [b"\x01", b"\x02"], [b"a", b"b"], [1, 2])
+    assert context.outputs.size_bytes == 8
+    assert sent(context) == {
+        ("two", 0): ([b"\x02"] * 2, [b"b"] * 2, [2] * 2, None),
+        ("two", 1): ([b"\x01"] * 2, [b"a"] * 2, [1] * 2, None),
+    }
+    context.send("four", [b"\x03"], [b"a"], [1])
+    assert sent(context) == {("four", 3): ([b"\x03"], [b"a"], [1], None)}
 
 
 @pytest.mark.parametrize("topic", ["one", "four"])
@@ -99,6 +106,8 @@ def test_a_single_record_goes_where_a_batch_of_it_would() -> None:
     context = a_context()
     assert context.partition_of("four", b"\x07") == TopicPartition("four", 3)
     assert context.partition_of("one", b"\x07") == TopicPartition("one", 0)
+    assert context.partition_of("two", b"\x07") == TopicPartition("two", 1)
+    assert context.processor_delay_ms == 0
 
 
 def test_records_without_a_key_stay_in_the_task_s_own_partition_where_each_task_has_one() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.core.duration import format_duration_ms, parse_duration_ms, to_epoch_ms
+from streams.core.duration import FIRST_MS, LAST_MS, format_duration_ms, parse_duration_ms, to_epoch_ms
 from streams.errors import ConfigurationError
 
 
@@ -128,3 +128,19 @@ def test_another_type_is_no_event_time(wrong: Any) -> None:
 def test_nan_is_no_event_time(wrong: float) -> None:
     with pytest.raises(ValueError, match="isn't a point in time"):
         to_epoch_ms(wrong)
+
+
+@pytest.mark.parametrize("edge", [FIRST_MS, LAST_MS])
+def test_the_first_and_the_last_moment_of_a_datetime_are_event_times_and_nothing_beyond(edge: int) -> None:
+    class Whole(int):
+        """What a library may give in place of an int."""
+
+    beyond = 1 if edge > 0 else -1
+    assert to_epoch_ms(edge) == to_epoch_ms(Whole(edge)) == to_epoch_ms(edge / 1000) == edge
+    for wrong in (edge + beyond, Whole(edge + beyond), edge / 1000 + beyond, float("inf") * beyond):
+        with pytest.raises(ValueError, match="between the years 1 and 9999"):
+            to_epoch_ms(wrong)
+
+
+def test_a_timedelta_is_exact_however_long() -> None:
+    assert parse_duration_ms(timedelta(days=999_999_999, milliseconds=1)) == 86_399_999_913_600_001

@@ -61,3 +61,9 @@ def test_exactly_once_is_promised_only_to_who_asks_again_under_an_id() -> None:
     found = {way: derived.guarantee for way, derived in promises(7)}
     assert found == {"asked again under its id": Guarantee.EXACTLY_ONCE, "asked once": Guarantee.AT_MOST_ONCE}
     assert "last 7" in promises(7)[0][1].why
+
+
+def test_the_least_that_is_more_than_nothing_is_accepted() -> None:
+    endpoint = Endpoint.at("a", "nats://user:p@host:1/one/two?x=a://b", timeout_ms=1, pending=1)
+    assert (endpoint.server, endpoint.address) == ("nats://user:p@host:1?x=a://b", "one/two")
+    assert (endpoint.timeout_ms, endpoint.pending) == (1, 1)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.core.mapping import FAILED, decode_batch, describe_failure, map_batch
+from streams.core.mapping import FAILED, decode_batch, describe_failure, has_none, map_batch
 
 
 def test_a_good_batch_has_results_only() -> None:
@@ -152,3 +152,19 @@ def test_a_tombstone_is_not_decoded() -> None:
 def test_empty_bytes_are_no_tombstone() -> None:
     assert decode_batch(bytes.decode, [b"", None, b"x"]) == (["", None, "x"], [])
     assert decode_batch(bytes.decode, [None]) == ([None], [])
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        ([], False),
+        ([None], True),
+        ([1, None], True),
+        ([1, 2], False),
+        ([0, 1], False),
+        ([b"", 0, ""], False),
+        ([0, None], True),
+    ],
+)
+def test_none_is_told_from_what_is_false(column: list[Any], expected: bool) -> None:
+    assert has_none(column) is expected

@@ -160,6 +160,16 @@ def test_the_first_record_that_is_too_large_is_named(
     assert "at most 8" in str(caught.value)
 
 
+def test_a_record_of_exactly_the_limit_is_taken_and_one_byte_more_is_not() -> None:
+    outputs = Outputs(Limits(max_record_bytes=10))
+    headers: list[Headers | None] = [(("h", b"123"),)]
+    assert outputs.check_sizes([b"123"], [b"123"], headers) == 6
+    assert outputs.check_sizes([b"12345"], [b"12345"]) == 10
+    for key, value, each in ((b"123", b"1234", headers), (b"1234", b"123", headers), (b"12345", b"123456", None)):
+        with pytest.raises(RecordTooLarge):
+            outputs.check_sizes([key], [value], each)
+
+
 def test_headers_weigh_their_names_and_contents() -> None:
     outputs = Outputs(Limits(max_record_bytes=10))
     assert outputs.takes(b"12", b"345", (("hé", b"67"),))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from streams.core.batch import Batch, Origin
+from streams.core.batch import Batch, Origin, emitted
 from streams.core.capability import Limits
 from streams.core.log import TopicSpec
 from streams.core.outputs import Outputs, RecordTooLarge
-from streams.core.policy import FAIL, ErrorPolicy, Failures
+from streams.core.policy import FAIL, MAX_WORDS, ErrorPolicy, Failures
 from streams.core.record import Fetched, Records, TopicPartition
-from streams.errors import RecordFailed, WrongPartition
+from streams.errors import DerivedValueFailed, RecordFailed, WrongPartition
 
 AT = TopicPartition("in", 3)
 LETTERS = ErrorPolicy("dead_letter", TopicSpec("letters", partitions=2))
@@ -107,3 +107,80 @@ def test_outputs_keep_the_order_of_each_partition() -> None:
     assert (taken[AT].values, taken[AT].headers) == ([b"a", b"c"], [None, (("h", b"w"),)])
     assert taken[other].headers == [(("h", b"v"),)]
     assert outputs.take() == []
+
+
+def headers_of(
+    outputs: Outputs,
+) -> tuple[TopicPartition, list[bytes | None], list[bytes | None], list[int], dict[str, bytes]]:
+    """The one letter that was written."""
+    [append] = outputs.take()
+    records = append.records
+    assert records.headers is not None
+    [headers] = records.headers
+    return append.partition, records.keys, records.values, records.timestamps, dict(headers or ())
+
+
+def test_a_dead_letter_carries_the_record_with_its_headers_and_says_whence_and_why() -> None:
+    given = batch()
+    assert given.origin is not None
+    carried, outputs = failures()
+    for headers in (None, [None, None, (("mine", b"1"),)]):
+        given.origin.fetched.records.headers = headers
+        carried.drop(given, [(2, ValueError("no"))], "op", LETTERS)
+        assert headers_of(outputs) == (
+            ("letters", 1),
+            [b"c"],
+            [b"3"],
+            [7],
+            ({"mine": b"1"} if headers else {})
+            | {
+                "streams.error": b"ValueError: no",
+                "streams.operator": b"op",
+                "streams.topic": b"in",
+                "streams.partition": b"3",
+                "streams.offset": b"30",
+            },
+        )
+    assert carried.dead_lettered == {"op": 2}
+    assert carried.skipped == {}
+
+
+def test_a_dead_letter_that_would_be_too_large_leaves_the_original_where_it_is() -> None:
+    """The record and the letter's headers weigh 100 together; key and value each have a part in it."""
+    weight = len("streams.errorValueError: noStreams.operatoropstreams.topicinstreams.partition3streams.offset30") + 2
+    for limit, whole in ((weight, True), (weight - 1, False)):
+        outputs = Outputs(Limits(max_record_bytes=limit))
+        Failures(outputs, "t").drop(batch(), [(2, ValueError("no"))], "op", LETTERS)
+        _, keys, values, _, headers = headers_of(outputs)
+        assert (keys, values) == ([b"c"], [b"3"] if whole else [None])
+        assert headers.get("streams.truncated") == (None if whole else b"value")
+
+
+def test_an_error_of_many_words_is_cut() -> None:
+    carried, outputs = failures()
+    carried.handle(batch().origin, 0, ValueError("x" * 5_000), "op", LETTERS)
+    carried.handle(None, 0, ValueError("x" * 5_000), "op", LETTERS)
+    for append in outputs.take():
+        assert append.records.headers is not None
+        for headers in append.records.headers:
+            assert len(dict(headers or ())["streams.error"]) == MAX_WORDS
+
+
+def test_a_value_that_no_record_stands_behind_meets_the_policy_too() -> None:
+    emitted_batch = emitted([b"k", b"l"], [1, 2], [5, 6])
+    carried, outputs = failures()
+    for _ in range(2):
+        left = carried.drop(emitted_batch, [(1, ValueError("no"))], "op", LETTERS)
+        assert left.values == [1]
+        assert headers_of(outputs) == (
+            ("letters", 0),
+            [b"l"],
+            [None],
+            [6],
+            {"streams.error": b"ValueError: no", "streams.operator": b"op", "streams.task": b"app.in-3"},
+        )
+    assert carried.dead_lettered == {"op": 2}
+    carried.drop(emitted_batch, [(1, ValueError("no"))], "op", SKIP)
+    assert carried.skipped == {"op": 1}
+    with pytest.raises(DerivedValueFailed, match=r"app\.in-3: op: ValueError: no.*b'l'"):
+        carried.drop(emitted_batch, [(1, ValueError("no"))], "op", FAIL)

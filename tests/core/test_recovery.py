@@ -16,10 +16,12 @@ from streams.core.recovery import (
     Replay,
     Resume,
     oldest_as_of,
+    resolve_changelogs,
     resolve_inputs,
     resolve_recovery,
 )
 from streams.core.store import StoreState
+from streams.core.watermark import InputState
 from streams.errors import PositionBeyondEnd, PositionLost, TopicRecreated
 
 CHECKPOINT = Checkpoint(
@@ -221,3 +223,47 @@ def test_an_unknown_age_is_too_old_even_when_the_clock_stands_near_its_beginning
     assert isinstance(
         resolve_recovery(store(t=5), CHECKPOINT, {"t": facts(9)}, oldest_as_of_ms=oldest_as_of(WEEK_MS, 0)), Rebuild
     )
+
+
+def test_a_changelog_is_known_by_its_identity_from_the_first_claim_on() -> None:
+    known = msgspec.structs.replace(CHECKPOINT, topics={"t": "one", "in": "x"})
+    assert resolve_changelogs(known, {"t": "one", "new": "two"}).topics == {"t": "one", "in": "x", "new": "two"}
+    with pytest.raises(TopicRecreated, match="t: the changelog was deleted and created again"):
+        resolve_changelogs(known, {"new": "two", "t": "other"})
+    assert resolve_changelogs(known, {"t": "other"}, renewed=True).topics == {"t": "other", "in": "x"}
+
+
+def test_a_store_whose_changelog_was_begun_anew_says_so_and_reads_it_whole() -> None:
+    held = msgspec.structs.replace(store(t=9), topics={"t": "old"})
+    decision = resolve_recovery(held, CHECKPOINT, {"t": facts(20, start=3, identity="new")})
+    assert decision == Rebuild("the changelog of t was begun anew since", {"t": at(3)})
+
+
+def test_an_input_without_a_position_begins_where_the_user_says() -> None:
+    here = TopicPartition("in", 0)
+    bounds = Bounds(at(3), at(9))
+    decided, lost = resolve_inputs(CHECKPOINT, {here: InputFacts(bounds, "id", first=at(7))})
+    assert (decided.positions, lost) == ({"in/0": at(7)}, 0)
+
+
+def test_what_was_lost_by_choice_adds_up_over_the_inputs() -> None:
+    here = {TopicPartition("in", n): InputFacts(Bounds(at(8), at(9)), "id", "earliest") for n in range(2)}
+    known = msgspec.structs.replace(CHECKPOINT, positions={"in/0": at(5), "in/1": at(6)})
+    decided, lost = resolve_inputs(known, here)
+    assert (decided.positions, lost) == ({"in/0": at(8), "in/1": at(8)}, 5)
+
+
+def test_a_new_version_forgets_how_far_event_time_had_come_in_a_topic_that_it_made_anew() -> None:
+    inner, other = TopicPartition("inner", 0), TopicPartition("in", 0)
+    known = msgspec.structs.replace(
+        CHECKPOINT,
+        topics={"inner": "old", "in": "id"},
+        positions={"in/0": at(5)},
+        inputs={"inner/0": InputState(7), "in/0": InputState(8)},
+    )
+    bounds = Bounds(at(0), at(9))
+    decided, _ = resolve_inputs(
+        known, {inner: InputFacts(bounds, "new", internal=True), other: InputFacts(bounds, "id")}, renewed=True
+    )
+    assert decided.inputs == {"in/0": InputState(8)}
+    assert decided.positions == {"inner/0": at(0), "in/0": at(5)}

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from streams.core.topology import StoreRecord, TopologyRecord, resolve_topology, task_refs
+from streams.core.membership import TaskRef
+from streams.core.topology import StoreRecord, TopologyRecord, control_ref, resolve_topology, task_refs
 from streams.errors import TopologyChanged
 
 BEFORE = TopologyRecord(
@@ -119,3 +120,26 @@ def test_the_fingerprint_follows_the_shape_and_not_the_order() -> None:
     turned = changed(partitions=dict(reversed(BEFORE.partitions.items())))
     assert turned.fingerprint == BEFORE.fingerprint
     assert changed(stores={}).fingerprint != BEFORE.fingerprint
+
+
+def test_a_topic_that_is_no_longer_read_is_remembered_with_its_reader() -> None:
+    """Read again one day by other tasks, it would be read from its start."""
+    start = resolve_topology(BEFORE, changed(sources={"more": "shop.by-user"}), incompatibility)
+    assert start.record.sources == {"orders": "shop.orders", "more": "shop.by-user"}
+    assert list(start.changes) == []
+
+
+def test_another_number_of_tasks_drops_the_stores_of_these_tasks_and_no_others() -> None:
+    stores = {**BEFORE.stores, "orders": StoreRecord("shop.orders", "table/1/str")}
+    before = changed(stores=stores)
+    after = changed(stores=stores, version=4, partitions={"shop.orders": 3, "shop.by-user": 4})
+    assert list(resolve_topology(before, after, incompatibility).removed_stores) == ["orders"]
+
+
+def test_the_control_task_has_the_first_slot_and_the_tasks_those_behind_it() -> None:
+    assert control_ref("shop") == TaskRef("shop", 0, "shop.control")
+    assert list(task_refs(BEFORE).values()) == [
+        TaskRef("shop", 1, "shop.orders-0"),
+        TaskRef("shop", 2, "shop.orders-1"),
+        TaskRef("shop", 3, "gone-0"),
+    ]

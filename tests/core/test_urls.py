@@ -10,7 +10,8 @@ from streams.cli.doctor import _log
 from streams.connectors.kafka.log import KafkaLog
 from streams.connectors.log_sink import LogSink
 from streams.connectors.registry import open_log
-from streams.core.urls import without_secrets
+from streams.core.secret import Secret
+from streams.core.urls import pairs_of, quoted, without_secrets
 from streams.dsl.app import App
 from streams.errors import ConfigurationError
 from streams.runtime.draw import as_text, draw
@@ -84,3 +85,30 @@ def test_an_error_about_a_url_does_not_show_its_password() -> None:
 
 def test_the_url_of_a_log_has_no_password() -> None:
     assert KafkaLog(SECRET).url == "kafka://ada@a:9092?security=sasl&mechanism=PLAIN"
+
+
+def test_settings_are_read_with_their_plus_and_without_a_value() -> None:
+    assert pairs_of("a=1+2&b=&c=x%20y") == [("a", "1+2"), ("b", ""), ("c", "x y")]
+    assert quoted("/:.,_-*{}> &") == "/:.,_-*{}>%20%26"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("nats://token@host", "nats://***@host"),
+        ("nats://user:password@host", "nats://user@host"),
+        ("nats://host", "nats://host"),
+        ("mqtt://user@host", "mqtt://user@host"),
+    ],
+)
+def test_a_user_alone_is_a_token_where_it_may_be_one(url: str, shown: str) -> None:
+    assert without_secrets(url) == shown
+
+
+def test_a_secret_is_equal_to_its_like_and_false_when_empty() -> None:
+    assert Secret("a") == Secret("a") != Secret("b")
+    assert len({Secret("a"), Secret("a"), Secret("b")}) == 2
+    assert hash(Secret("a")) == hash(Secret("a")) != hash(Secret("b"))
+    assert Secret("a")
+    assert not Secret("")
+    assert Secret("a").reveal() == "a"

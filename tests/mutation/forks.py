@@ -204,7 +204,7 @@ def _child(
             os.dup2(null, number)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
         for name, timer, limit_s in (
-            ("SIGPROF", signal.ITIMER_PROF, 5.0 + 10 * cost_s),
+            ("SIGPROF", signal.ITIMER_PROF, 2.0 + 5 * cost_s),
             ("SIGALRM", signal.ITIMER_REAL, CLOCK_S + 50 * cost_s),
         ):
             signal.signal(getattr(signal, name), signal.SIG_DFL)

@@ -113,6 +113,8 @@ def _counts(mutation: Mutation, above: list[cst.CSTNode]) -> bool:
         return False
     if isinstance(node, cst.SimpleString) and len(node.value.split()) > 2:
         return False
+    if any(isinstance(part, cst.FormattedString) and _words(part) > 2 for part in above):
+        return False
     if isinstance(node, cst.SimpleString) and node.value.lower() == getattr(changed, "value", "").lower():
         return False
     if isinstance(node, cst.Call) and isinstance(changed, cst.Call):
@@ -143,6 +145,10 @@ def _is_text(node: cst.BaseExpression) -> bool:
     if isinstance(node, cst.BinaryOperation):
         return _is_text(node.left) or _is_text(node.right)
     return isinstance(node, TEXT)
+
+
+def _words(text: cst.FormattedString) -> int:
+    return sum(len(part.value.split()) for part in text.parts if isinstance(part, cst.FormattedStringText))
 
 
 def _keyword(arg: cst.Arg) -> str:

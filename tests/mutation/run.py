@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("the tests fail without any mutant: run them first", file=sys.stderr)
         return 2
     outcomes = [*before, *forks.outcomes, *(Outcome(mutant, "mypy", 0) for mutant in by_types)]
-    _write_last(last, outcomes)
+    _write_last(outcomes)
     return _report(outcomes, files, packages=options.only or configured)
 
 
@@ -174,7 +174,8 @@ def _read_last() -> dict[str, str | None]:
     return found
 
 
-def _write_last(last: dict[str, str | None], outcomes: Sequence[Outcome]) -> None:
+def _write_last(outcomes: Sequence[Outcome]) -> None:
+    last = _read_last()  # once more: another run may have ended since
     CACHE.mkdir(exist_ok=True)
     # Of several changes that read alike, one that survives counts.
     killed_last = sorted(outcomes, key=lambda outcome: outcome.killer is None)

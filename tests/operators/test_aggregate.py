@@ -130,6 +130,14 @@ def test_a_record_is_late_from_the_watermark_on_that_closes_its_window(
         assert work.context.counters.get("late", 0) == late
 
 
+@pytest.mark.parametrize("first", [80, 81, 89, 90, 95, 99])
+def test_two_records_fall_into_the_windows_of_their_times_wherever_these_lie(first: int) -> None:
+    for last in range(first, 112):
+        work = a_window("updates")
+        work.give(("a", 1, first), ("b", 2, last))
+        assert [value[1] for _, value, _ in work.taken()] == [first // 10 * 10, last // 10 * 10]
+
+
 def test_a_record_is_judged_by_the_watermark_before_it_and_not_by_its_own() -> None:
     work = a_window("updates", "late")
     origin = read_at([5, 10, 9], before=0, after=10)

@@ -15,8 +15,10 @@ from streams.core.batch import Batch
 from streams.core.capability import Limits
 from streams.core.log import TopicSpec
 from streams.core.message import Message
+from streams.core.policy import FAIL
 from streams.core.record import Fetched, Headers, Records, TopicPartition
 from streams.core.state import StateSpec
+from streams.errors import RecordFailed
 from streams.operators.agent import Agent, decode_request, encode_request, requests_state
 from streams.operators.branch import Branch, BranchPort, Merge
 from streams.operators.map import Filter, FlatMap, Items, Map, Peek
@@ -242,6 +244,14 @@ def test_a_sink_writes_under_the_key_that_it_computes_or_that_it_recodes() -> No
         assert sent(work) == []
 
 
+def test_headers_go_on_with_a_record_whose_key_is_recoded() -> None:
+    node = Sink(name="o", topic=TopicSpec("out"), encode=encode, recode_key=bytes.upper)
+    work = Work(node, partitions={"out": 1})
+    headers: list[Headers | None] = [(("h", b"1"),), None]
+    work.give(("a", 1, 1), ("b", 2, 2), origin=read_at([0, 0], before=0, after=0, headers=headers))
+    assert sent(work) == [("out", 0, [b"A", b"B"], [b"1", b"2"], [1, 2], headers)]
+
+
 @pytest.mark.parametrize("repartition", [False, True])
 def test_what_is_too_large_for_the_log_meets_the_policy_and_headers_go_on(repartition: bool) -> None:
     topic = TopicSpec("out")
@@ -267,12 +277,12 @@ def fetched(*values: bytes | None, keys: list[bytes | None] | None = None, heade
 
 
 def a_source(**fields: Any) -> Work:
-    return Work(Source(name="s", topic=TopicSpec("in"), decode=int, policy=SKIP, **fields))
+    return Work(Source(name="s", topic=TopicSpec("in"), decode=int, **({"policy": SKIP} | fields)))
 
 
 def test_a_source_decodes_what_lies_between_and_tells_what_it_cannot() -> None:
     work = a_source()
-    batch = fetched(b"0", b"1", b"x", None, b"4", b"y", b"6")
+    batch = fetched(b"0", b"1", b"x", None, b"4", b"y", b"6", None, None)
     decoded = work.processor.decode(batch, 1, 6)
     assert (decoded.keys, decoded.values, decoded.times, list(decoded.rows)) == (
         [b"k1", b"k4"],
@@ -285,10 +295,15 @@ def test_a_source_decodes_what_lies_between_and_tells_what_it_cannot() -> None:
         (5, ValueError, "decode"),
     ]
     assert work.context.counters == {"tombstones": 1}
-    for first, end in ((0, 2), (4, 5), (0, 7)):
-        assert list(work.processor.decode(batch, first, end).rows) == [
-            row for row in (0, 1, 4, 6) if first <= row < end
-        ]
+    work.processor.decode(batch, 6, 9)
+    assert work.context.counters == {"tombstones": 3}
+    good = {0: 0, 1: 1, 4: 4, 6: 6}
+    for first, end in ((0, 2), (4, 5), (0, 7), (5, 7), (0, 3)):
+        part = work.processor.decode(batch, first, end)
+        assert dict(zip(part.rows, part.values, strict=True)) == {
+            row: value for row, value in good.items() if first <= row < end
+        }
+        assert all(first <= row < end for row, _, _ in part.failures)
 
 
 def test_a_source_of_a_table_hands_tombstones_on() -> None:
@@ -322,13 +337,14 @@ def test_a_source_finds_the_key_in_the_whole_message() -> None:
     work = a_source(key=key, topic_header="t")
     headers: list[Headers | None] = [(("u", b"no"), ("t", b"one")), None, None, (("t", b"\xff"),)]
     keys: list[bytes | None] = [b"k0", b"two", None, None]
-    decoded = work.processor.decode(fetched(b"1", b"2", b"3", b"4", keys=keys, headers=headers), 0, 4)
+    keys, headers = [*keys, b"five"], [*headers, None]
+    decoded = work.processor.decode(fetched(b"1", b"2", b"3", b"4", b"x", keys=keys, headers=headers), 0, 5)
     assert (decoded.keys, decoded.values, list(decoded.rows)) == (
         [b"ONE", b"TWO", "\ufffd".encode()],
         [1, 2, 4],
         [0, 1, 3],
     )
-    assert [(row, where) for row, _, where in decoded.failures] == [(2, "key")]
+    assert [(row, where) for row, _, where in decoded.failures] == [(2, "key"), (4, "decode")]
     assert seen == [
         Message("one", b"k0", b"1", 100, headers[0] or ()),
         Message("two", b"two", b"2", 101),
@@ -342,6 +358,8 @@ def test_what_a_source_could_not_decode_meets_the_policy_under_the_name_of_its_t
     work = a_source()
     work.processor.failed(read_at([0], before=0, after=0), [(0, ValueError("no"), "decode")])
     assert work.failures.skipped == {"in: decode": 1}
+    with pytest.raises(RecordFailed, match=r"in\[0\]@0: in: decode"):
+        a_source(policy=FAIL).processor.failed(read_at([0], before=0, after=0), [(0, ValueError("no"), "decode")])
 
 
 # ── agents ──────────────────────────────────────────────────────────────────────────────────────────────────────────
