@@ -1,28 +1,25 @@
 """A connection to NATS: nats-py's, with socket reads taken apart in batches.
 
-What must live here: the parser, publishing many messages at once, requests.  What must not: JetStream (``api``).
-
-nats-py looks after sockets, TLS and reconnecting (``session``).  Its parser makes tasks and objects for each message,
-which costs some forty microseconds; ours hands over what one socket read held as one list.  It stands in the place of
-the client's own (``Client._ps``, private: the version is pinned).
+What must live here: publishing many messages at once, requests.  What must not: reading (``parser``), sockets, TLS and
+reconnecting (``session``), JetStream (``api``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import logging
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import nats
 import nats.errors
 
 from streams.connectors.jetstream.login import refusal
+from streams.connectors.jetstream.parser import BatchParser, Handler, Message
 from streams.connectors.jetstream.session import Session
 from streams.errors import ConfigurationError, DataError, LogUnavailable
 
@@ -30,9 +27,6 @@ __all__ = ["Connection", "Message", "Subscription", "header_of", "publication"]
 
 logger = logging.getLogger("streams")
 
-CRLF = b"\r\n"
-MESSAGES = b"HM"
-HMSG = MESSAGES[0]
 MAX_PAYLOAD = 2**20
 """Where the server doesn't say; its own default."""
 AGAIN_S = 1.0
@@ -46,97 +40,6 @@ REFUSED_S = 10.0
 """For how long a login that is refused again and again is tried: credentials may be renewed a moment late."""
 ELECTION = 3
 """What a request is waited for, so many times over."""
-Handler = Callable[[list["Message"]], None]
-
-
-class Message(NamedTuple):
-    """A message as it came.  ``head``: the block of headers, with its first line; b"" for none."""
-
-    subject: bytes
-    reply: bytes
-    head: bytes
-    payload: bytes
-
-
-_make = tuple.__new__
-
-
-class BatchParser:
-    """Takes socket reads apart; messages of our subscriptions go to their handlers, a list for each read."""
-
-    def __init__(self, client: Session) -> None:
-        self._client = client
-        self._rest = b""
-        self.handlers: dict[bytes, Handler] = {}
-
-    def reset(self) -> None:
-        self._rest = b""
-
-    async def parse(self, data: bytes = b"") -> None:
-        found: dict[bytes, list[Message]] = {}
-        try:
-            await self._part(self._rest + data if self._rest else bytes(data), found)
-        except (ValueError, IndexError) as error:  # no server of NATS wrote that
-            raise nats.errors.ProtocolError from error
-        for sid, messages in found.items():
-            handler = self.handlers.get(sid)
-            if handler is not None:
-                handler(messages)
-
-    async def _part(self, data: bytes, found: dict[bytes, list[Message]]) -> None:
-        """Act on what isn't a message, and put messages where their subscription's are."""
-        start, end = 0, len(data)
-        last, messages = b"", list[Message]()
-        while start < end:
-            line_end = data.find(CRLF, start)
-            if line_end < 0:
-                break
-            kind = data[start]
-            if kind in MESSAGES:
-                words = data[start:line_end].split()
-                body = line_end + 2
-                split, stop = body, body + int(words[-1])
-                if stop + 2 > end:
-                    break
-                if kind == HMSG:
-                    split += int(words[-2])
-                    reply = words[3] if len(words) == 6 else b""
-                else:
-                    reply = words[3] if len(words) == 5 else b""
-                # Half of the price of Message(...), which is most of what a message costs here.
-                message = _make(Message, (words[1], reply, data[body:split], data[split:stop]))
-                if words[2] == last:
-                    messages.append(message)
-                elif words[2] in self.handlers:
-                    last = words[2]
-                    messages = found.setdefault(last, [])
-                    messages.append(message)
-                else:
-                    await self._client._process_msg(
-                        int(words[2]),
-                        message.subject,
-                        message.reply,
-                        message.payload,
-                        message.head or None,  # type: ignore[arg-type]  # as its own parser calls it
-                    )
-                start = stop + 2
-                continue
-            await self._control(data[start:line_end])
-            start = line_end + 2
-        self._rest = data[start:]
-
-    async def _control(self, line: bytes) -> None:
-        client = self._client
-        if line == b"PING":
-            await client._process_ping()
-        elif line == b"PONG":
-            await client._process_pong()
-        elif line.startswith(b"INFO "):
-            await client._process_info(json.loads(line[5:]))
-        elif line.startswith(b"-ERR"):
-            await client.said(line[4:].decode(errors="replace"))
-        elif line not in (b"+OK", b""):
-            raise nats.errors.ProtocolError("nats: unknown protocol")
 
 
 def publication(subject: str, payload: bytes, reply: str = "", headers: Sequence[tuple[str, bytes]] = ()) -> bytes:
@@ -507,7 +410,8 @@ class Connection:
         pinging = asyncio.ensure_future(self._ping())
         pinging.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may come too late
         try:
-            await asyncio.wait({pinging, lost}, timeout=self.timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {pinging, lost}
+            await asyncio.wait(either, timeout=self.timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if lost.done():
                 lost.result()
             if not pinging.done():

@@ -73,12 +73,12 @@ class _Wire(TcpTransport):
 
     def write(self, payload: bytes) -> None:
         if not self._gone:
-            super().write(payload)
+            super().write(payload)  # type: ignore[no-untyped-call]
 
     def writelines(self, payload: list[bytes]) -> None:
         if self._gone:  # an error leaves what was to be written where it is: it goes out over the next connection
             raise ConnectionResetError("the connection is closed")
-        super().writelines(payload)
+        super().writelines(payload)  # type: ignore[no-untyped-call]
 
     async def connect_tls(self, *place: Any, **settings: Any) -> None:
         if self._gone:  # uvloop would wait for the handshake
@@ -182,7 +182,7 @@ class Session(Client):
         self.abort()  # an attempt that failed after its socket was open has left it so
         s.last_attempt = time.monotonic()
         if self._transport is None:
-            self._transport = _Wire()
+            self._transport = _Wire()  # type: ignore[no-untyped-call]
         with _as_outage():
             await self._transport.connect(s.uri, DEFAULT_BUFFER_SIZE, self.options["connect_timeout"])
 

@@ -27,6 +27,8 @@ QUIET_S = 30.0
 something new is said: a disk that is full behind an outage is worth a line."""
 REMINDED_S = 300.0
 """An outage that lasts is told again, since its cause may be another one by now."""
+FORGOTTEN_S = 60.0
+"""Longer than anybody waits between two attempts."""
 OVER_S = 120.0
 """Nobody has complained for so long: what comes next is another outage, whoever forgot to say that it works."""
 
@@ -45,6 +47,7 @@ def server_in(text: str) -> str:
 class _Outage:
     began: float
     seen: float
+    why: str = ""
     told: float | None = None
     reasons: set[str] = field(default_factory=set)
 
@@ -67,13 +70,22 @@ class Outages:
         outage = self._open.get(server)
         if outage is None or now - outage.seen > OVER_S:
             outage = self._open[server] = _Outage(now, now)
-        outage.seen = now
+        outage.seen, outage.why = now, str(error)
         last, reason = self._told.get(server, float("-inf")), _DETAIL.sub("", str(error))
         if now - last >= (QUIET_S if reason not in outage.reasons else REMINDED_S):
             outage.reasons.add(reason)
             lasts = f"; so for {now - outage.began:.0f} s" if outage.told is not None else ""
             logger.warning("%s; what needs it waits and tries again%s", error, lasts)
             self._told[server] = outage.told = now
+
+    def lasting(self, server: str) -> tuple[float, str] | None:
+        """For how many seconds a server, by its URL, is away, and what was last said of that; None where nobody has
+        complained, or has for a while, as when its tasks have moved."""
+        outage = self._open.get(server_in(server))
+        now = asyncio.get_running_loop().time()
+        if outage is None or now - outage.seen > FORGOTTEN_S:
+            return None
+        return now - outage.began, outage.why
 
     def works(self, server: str) -> None:
         """A server, by its URL, has done what it was asked for."""

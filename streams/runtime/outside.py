@@ -51,6 +51,12 @@ class Outside:
         self._connect_edge = connect_edge
         self._outages = outages or Outages()
 
+    @property
+    def carriers(self) -> list[str]:
+        """URLs that ingresses, egresses and deliveries depend on.  Each of those tells ``Outages`` when it works."""
+        targets = [log.url for name, log in self.logs.items() if name in self._app.outboxes]
+        return sorted({*targets, *(edge.url for edge in self.edges.values())})
+
     async def open(self, blueprint: Blueprint) -> None:
         for spec in blueprint.foreign_topics:
             if spec.location not in self._opened:

@@ -26,7 +26,8 @@ __all__ = ["Health", "Status"]
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """status: ok, starting, restoring, stuck, disconnected (from its log) or stopping; only ``ok`` is healthy.
+    """status: ok, starting, restoring, stuck, disconnected (from its log, or from what it
+    receives from or delivers to) or stopping; only ``ok`` is healthy.
     problems: one line each."""
 
     status: str
@@ -87,11 +88,17 @@ class Status:
         return Health(status, worker.app.name, tasks, problems)
 
     def _cut_off(self) -> list[str]:
-        """A line when the log has left the worker without an answer for too long."""
+        """A line for the log and each other server that has left the worker without an answer for too long."""
+        found: list[str] = []
         lost = self.worker.out_of_touch()
-        if lost is None or (for_s := time.monotonic() - lost.since_s) < TOUCH_LOST_S:
-            return []
-        return [f"out of touch with {lost.server} for {for_s:.0f} s ({lost.why}); its tasks go on when it answers"]
+        if lost is not None and (for_s := time.monotonic() - lost.since_s) >= TOUCH_LOST_S:
+            words = f"out of touch with {lost.server} for {for_s:.0f} s ({lost.why})"
+            found.append(f"{words}; its tasks go on when it answers")
+        for server in self.worker.outside.carriers:
+            outage = self.worker.outages.lasting(server)
+            if outage is not None and outage[0] >= TOUCH_LOST_S:
+                found.append(f"away for {outage[0]:.0f} s: {outage[1]}; what needs it waits and tries again")
+        return found
 
     def _undelivered(self, now: float) -> list[str]:
         """One line for each delivery that has stood still since an earlier look, for longer than is allowed."""

@@ -9,8 +9,9 @@ from typing import Any, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.connectors.jetstream.client import BatchParser, Message, publication
+from streams.connectors.jetstream.client import Message, publication
 from streams.connectors.jetstream.messages import atomic_batch, columns_of, record_of, rows_of
+from streams.connectors.jetstream.parser import BatchParser
 from streams.core.record import Headers, Records
 
 KEYS = (

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from streams.errors import CommitUnknown, Fenced, LogUnavailable, ServiceUnavailable, StoreUnavailable
-from streams.runtime.outages import OVER_S, QUIET_S, REMINDED_S, Outages, server_in
+from streams.runtime.outages import FORGOTTEN_S, OVER_S, QUIET_S, REMINDED_S, Outages, server_in
 from streams.testing.loop import VirtualLoop
 
 SERVER = "kafka://a:9092,b:9092"
@@ -128,3 +128,18 @@ def test_the_debug_log_names_everybody(caplog: pytest.LogCaptureFixture) -> None
 )
 def test_a_server_is_known_by_the_url_in_the_words(text: str, server: str) -> None:
     assert server_in(text) == server
+
+
+def test_a_server_is_away_from_the_first_complaint_until_it_works_or_nobody_asks_for_it_any_more(said: Said) -> None:
+    async def scene(outages: Outages) -> None:
+        assert outages.lasting(SERVER) is None
+        outages.failed("x", AWAY)
+        await asyncio.sleep(5)
+        assert outages.lasting(f"{SERVER}?linger_ms=5") == (5, str(AWAY))
+        outages.works(SERVER)
+        assert outages.lasting(SERVER) is None
+        outages.failed("x", AWAY)
+        await asyncio.sleep(FORGOTTEN_S + 1)
+        assert outages.lasting(SERVER) is None
+
+    said(scene)
