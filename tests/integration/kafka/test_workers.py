@@ -149,7 +149,7 @@ class Desk:
 
     @property
     def patient(self) -> dict[str, str]:
-        """For workers whose session outlasts a restart, on any machine."""
+        """For workers whose session outlasts a restart, and a look at what a survivor can't know yet, if slow."""
         return {"STREAMS_LOG": self.environment["STREAMS_LOG"].replace("=3000", "=30000")}
 
     # ── what they say ─────────────────────────────────────────────────────────────────────────────────────────────
