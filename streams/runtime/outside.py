@@ -17,6 +17,7 @@ from streams.core.capability import Derived, derive_sink, derive_source, require
 from streams.core.edge import Edge
 from streams.core.log import Foreign, Log, TaskRef, TopicSpec
 from streams.core.spread import BY_KEY
+from streams.core.thresholds import PRODUCTION, Thresholds
 from streams.dsl.app import App
 from streams.dsl.blueprint import Blueprint
 from streams.errors import TopicMismatch
@@ -36,7 +37,11 @@ class Outside:
     """Other logs and edges, by topic.  connect, connect_edge: from a location to what isn't opened yet."""
 
     def __init__(
-        self, app: App, connect: Callable[[str], Log] = open_foreign, connect_edge: Callable[[str], Edge] = open_edge
+        self,
+        app: App,
+        connect: Callable[[str], Log] = open_foreign,
+        connect_edge: Callable[[str], Edge] = open_edge,
+        thresholds: Thresholds = PRODUCTION,
     ) -> None:
         self.logs: dict[str, Log | ForeignTopic] = {}
         self.edges: dict[str, Edge] = {}
@@ -44,6 +49,7 @@ class Outside:
         self._app = app
         self._connect = connect
         self._connect_edge = connect_edge
+        self._thresholds = thresholds
 
     async def open(self, blueprint: Blueprint) -> None:
         for spec in blueprint.foreign_topics:
@@ -111,7 +117,8 @@ class Outside:
                 if outbox.target.address:
                     return Egress(ref, log, self.edges[name], outbox, partition, version)
                 target, how = self.logs[name], self._app.spreads.get(name, BY_KEY)
-                return Delivery(ref, log, sink_on(target, name), target, outbox, partition, version, expiry, how)
+                sink = sink_on(target, name)
+                return Delivery(ref, log, sink, target, outbox, partition, version, expiry, how, self._thresholds)
         return None
 
     def ingress(self, blueprint: Blueprint, ref: TaskRef, log: Log, metrics: Metrics) -> Ingress | None:
@@ -123,5 +130,5 @@ class Outside:
                 def dropped(count: int) -> None:
                     metrics.of(metrics.dropped, ref.name, count)
 
-                return Ingress(ref, log, edge, journal, partition, self._app.version, dropped)
+                return Ingress(ref, log, edge, journal, partition, self._app.version, dropped, self._thresholds)
         return None

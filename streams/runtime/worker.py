@@ -26,6 +26,7 @@ from streams.core.membership import Assignment, Member, Membership, Wanted
 from streams.core.plan import Plan
 from streams.core.record import Records, TopicPartition
 from streams.core.state import KeyedState, StateSpec
+from streams.core.thresholds import PRODUCTION, Thresholds
 from streams.core.topology import TopologyRecord, control_ref, resolve_topology, task_refs
 from streams.dsl.agent import Agent
 from streams.dsl.app import App
@@ -87,6 +88,7 @@ class Worker:
         make_driver: DriverFactory = Driver,
         connect: Callable[[str], Log] = open_foreign,
         connect_edge: Callable[[str], Edge] = open_edge,
+        thresholds: Thresholds = PRODUCTION,
     ) -> None:
         self.app = app
         self.log = log
@@ -101,7 +103,8 @@ class Worker:
         self._liveness_timeout_s = liveness_timeout_s
         self._shutdown_timeout_s = shutdown_timeout_s
         self._make_driver = make_driver
-        self.outside = Outside(app, connect, connect_edge)
+        self._thresholds = thresholds
+        self.outside = Outside(app, connect, connect_edge, thresholds)
         self.deliveries: dict[str, Delivery | Egress] = {}
         self.ingresses: dict[str, Ingress] = {}
         self.ticker: Ticker | None = None
@@ -202,6 +205,10 @@ class Worker:
 
     def _services(self) -> Services:
         app, blueprint = self.app, self.blueprint
+        cache_bytes = self._thresholds.state_cache_bytes
+        if cache_bytes is None:
+            states = sum(each.partitions * len(each.states) for each in blueprint.subtopologies)
+            cache_bytes = app.cache_bytes // max(1, states)
         plan = Plan(
             app=app.name,
             limits=self.log.limits,
@@ -209,9 +216,9 @@ class Worker:
             partitioner=self.log.partition_for,
             upstream_tasks=blueprint.upstream_tasks,
             spreads=app.spreads,
-            state_cache_bytes=app.cache_bytes
-            // max(1, sum(each.partitions * len(each.states) for each in blueprint.subtopologies)),
+            state_cache_bytes=cache_bytes,
             watermark_interval_ms=app.watermark_interval_ms,
+            thresholds=self._thresholds,
         )
         return Services(
             log=self.log,
