@@ -134,7 +134,8 @@ class Delivery:
         checkpoint_at = loop.time() + CHECKPOINT_EVERY_S
         try:
             while not self._stop.is_set():
-                for batch in await reader.fetch([self.at], max_records=self._records_at_once, wait_s=WAIT_S):
+                for fetched in await reader.fetch([self.at], max_records=self._records_at_once, wait_s=WAIT_S):
+                    batch = fetched.since(self.delivered)  # else what a reader repeats would be delivered twice
                     position = self.delivered.advanced(batch.lane, batch.next_offset)
                     appends = divide(self._outbox.target, batch.records, self._spread)
                     self._expiry.look(appends, time.time_ns() // 1_000_000)

@@ -75,6 +75,7 @@ class Copy:
 
     def take(self, name: str, batch: Fetched) -> None:
         """Note what a batch of a changelog says."""
+        batch = batch.since(self.positions[name])  # a former value that came again at the very end would stay
         pending = self.pending.setdefault(name, {})
         before = len(pending)
         pending.update(zip(batch.records.keys, batch.records.values, strict=True))  # type: ignore[arg-type]
