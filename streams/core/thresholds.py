@@ -41,6 +41,9 @@ class Thresholds:
     Edges:
         delivery_records: records of an outbox that are delivered at once.
         ingress_records, ingress_bytes: what a source from outside hands over for one commit.
+
+    Beside the tasks:
+        housekeeping_s: how often a worker frees what its tasks have consumed, and looks whether one is stuck.
     """
 
     piece_records: int = 1000
@@ -60,6 +63,7 @@ class Thresholds:
     delivery_records: int = 1000
     ingress_records: int = 10_000
     ingress_bytes: int = 4 * 2**20
+    housekeeping_s: float = 5.0
 
 
 PRODUCTION = Thresholds()

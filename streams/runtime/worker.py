@@ -55,7 +55,6 @@ from streams.runtime.ticker import Ticker
 
 logger = logging.getLogger("streams")
 
-HOUSEKEEPING_S = 5.0
 ASSIGNMENTS = "assignments"
 ANSWERS_S = 1.0
 """How long agents of a worker that stops go on waiting for answers, some of which nobody gives any more."""
@@ -400,7 +399,7 @@ class Worker:
         """Free what internal topics no longer need, let the log tidy up, and look for tasks that are stuck."""
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(HOUSEKEEPING_S)
+            await asyncio.sleep(self._thresholds.housekeeping_s)
             try:
                 await self.log.trim(consumed(self))
                 await self.log.maintain(self._clock.now_ms())
