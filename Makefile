@@ -101,7 +101,7 @@ soak: $(STAMP)
 
 fuzz: $(STAMP)
 	$(RUN) streams.testing.simulate --minutes $(MINUTES)
-	STREAMS_FUZZ=1 $(RUN) pytest -n $(CORES) $(SHARED) -m property
+	HYPOTHESIS_PROFILE=fuzz $(RUN) pytest -n $(CORES) $(SHARED) -m property
 
 bench: $(STAMP)
 	$(VENV)/bin/python tests/benchmarks/run.py

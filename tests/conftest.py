@@ -9,7 +9,8 @@ No fixtures of one area live here; they stand beside the tests that use them.
 - What is marked ``soak`` runs in ``make soak`` only (``tests/stages.py``).
 - Several processes that share the tests begin with the longest (``tests/durations.py``).
 - The package is compiled before the first test, and no process that a test starts writes bytecode (``compiled``).
-- In CI Hypothesis is derandomised (a red run is red again) and has no deadline (the machine is shared).
+- In CI Hypothesis is derandomised (a red run is red again) and has no deadline (the machine is shared).  With
+  HYPOTHESIS_PROFILE=fuzz each test takes 50 times as many examples as it does otherwise, at random (make fuzz).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from coverage import Coverage
@@ -29,7 +31,10 @@ from tests.stages import SOAK
 
 settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("dev", deadline=None)
-settings.load_profile("ci" if os.environ.get("CI") else "dev")
+settings.register_profile("fuzz", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
+settings.load_profile(PROFILE)
+FUZZ_TIMES = 50
 
 TESTS = Path(__file__).resolve().parent
 ROOMS = ("streams", "connectors", "state", "apps")
@@ -59,7 +64,22 @@ def compiled() -> None:
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
+def _more_examples(item: pytest.Item) -> None:
+    """As many more as the fuzz profile takes; a number that stands at a test counts for more than a profile's."""
+    function: Any = getattr(item, "obj", None)
+    machine: Any = getattr(item, "cls", None)
+    if machine is not None and isinstance(getattr(machine, "settings", None), settings):
+        machine.settings = settings(machine.settings, max_examples=FUZZ_TIMES * machine.settings.max_examples)
+    elif getattr(function, "is_hypothesis_test", False):
+        held = function._hypothesis_internal_use_settings  # there is no public way to it
+        more = settings(held, max_examples=FUZZ_TIMES * held.max_examples)
+        function._hypothesis_internal_use_settings = more
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if PROFILE == "fuzz":
+        for item in items:
+            _more_examples(item)
     if not SOAK:
         long = [item for item in items if item.get_closest_marker("soak") is not None]
         config.hook.pytest_deselected(items=long)

@@ -85,10 +85,12 @@ def partition_key(partition: TopicPartition) -> str:
     return f"{partition.topic}/{partition.partition}"
 
 
-def claimed(previous: Checkpoint | None, *, log_id: str, topology: int, claim: str = "") -> Checkpoint:
+def claimed(
+    previous: Checkpoint | None, *, log_id: str, topology: int, claim: str = "", history: int = HISTORY
+) -> Checkpoint:
     """The checkpoint that a claim commits: the next epoch, and everything else as the last owner left it.
 
-    ``claim`` is a random name for it, a fact given by the runtime.
+    ``claim`` is a random name for it, a fact given by the runtime.  history: how many claims it knows at most.
     Raises TopologyChanged when a newer version of the app has owned the task: it was fenced, and is left alone.
     """
     if previous is None:
@@ -99,8 +101,8 @@ def claimed(previous: Checkpoint | None, *, log_id: str, topology: int, claim: s
             f"it, or deploy the newer code"
         )
     epoch, number = previous.epoch + 1, previous.number + 1
-    history = (*previous.history, (epoch, number))[-HISTORY:]
-    claims = (*previous.claims, claim)[-HISTORY:]
+    known = (*previous.history, (epoch, number))[-history:]
+    claims = (*previous.claims, claim)[-history:]
     return msgspec.structs.replace(
-        previous, log_id=log_id, epoch=epoch, number=number, history=history, claims=claims, topology=topology
+        previous, log_id=log_id, epoch=epoch, number=number, history=known, claims=claims, topology=topology
     )

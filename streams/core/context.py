@@ -15,6 +15,7 @@ from streams.core.policy import Failures
 from streams.core.record import Headers, TopicPartition
 from streams.core.spread import BY_KEY, How, Spread
 from streams.core.state import KeyedState, State, WindowedState
+from streams.core.thresholds import Thresholds
 from streams.errors import TopologyError
 
 
@@ -73,6 +74,7 @@ class TaskContext:
         partitions: Mapping[str, int],
         partitioner: Partitioner,
         spreads: Mapping[str, How],
+        thresholds: Thresholds,
     ) -> None:
         self.task_id = task_id
         self.partition = partition
@@ -83,6 +85,7 @@ class TaskContext:
         self.watermark: int = NEVER
         self.processor_delay_ms = 0
         self.counters: dict[str, int] = {}
+        self.thresholds = thresholds
         self._siblings = siblings
         self._partitions = partitions
         self._partitioner = partitioner

@@ -17,6 +17,7 @@ from streams.core.record import Position, Records, TopicPartition
 from streams.core.spread import How
 from streams.core.state import StateSpec
 from streams.core.store import Changes, StoreState
+from streams.core.thresholds import Thresholds
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,8 @@ class Plan:
     upstream_tasks: Mapping[str, Sequence[str]]
     spreads: Mapping[str, How] = field(default_factory=dict)
     state_cache_bytes: int = 64 * 2**20
-    dirty_entries: int = 100_000
     watermark_interval_ms: int = 100
-    piece_records: int = 1000
+    thresholds: Thresholds = field(default_factory=Thresholds)
 
     def changelog(self, state: str) -> str:
         return f"{self.app}.{state}.changelog"

@@ -8,6 +8,7 @@ The unit that moves is a batch of one partition as columns.  ``Records`` is what
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -108,6 +109,16 @@ class Fetched:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def since(self, position: Position) -> Fetched:
+        """The batch without what lies before ``position``: a reader may hand out again what was read before."""
+        seen = position.offset(self.lane)
+        if not len(self) or self.offsets[0] >= seen:
+            return self
+        first, records = bisect_left(self.offsets, seen), self.records
+        headers = None if records.headers is None else records.headers[first:]
+        left = Records(records.keys[first:], records.values[first:], records.timestamps[first:], headers)
+        return Fetched(self.partition, self.offsets[first:], left, max(seen, self.next_offset), self.lane)
 
 
 @dataclass(slots=True, frozen=True)

@@ -47,10 +47,6 @@ class StateSpec:
     of_keys: bool = True
 
 
-SAMPLE = 32
-"""How many values of a batch are weighed."""
-
-
 class UnencodableState(DataError):
     """A value that the user's code left in a state can't be encoded."""
 
@@ -71,9 +67,13 @@ class State(Protocol):
 
 
 class CacheBudget:
-    """How many decoded values a state may keep: its share of the memory, over what one is seen to weigh."""
+    """How many decoded values a state may keep: its share of the memory, over what one is seen to weigh.
 
-    def __init__(self, cache_bytes: int) -> None:
+    sample: how many values of a batch are weighed.
+    """
+
+    def __init__(self, cache_bytes: int, sample: int = 32) -> None:
+        self.sample = sample
         self._cache_bytes = cache_bytes
         self._entry_bytes = 1_000
         self.sharers = 1
@@ -131,7 +131,7 @@ class KeyedState(Generic[V]):
 
     def _read(self, keys: list[bytes]) -> None:
         decode, found = self._decode, self._view.multi_get(keys)
-        self._budget.weigh([stored for stored in found[:SAMPLE] if stored is not None])
+        self._budget.weigh([stored for stored in found[: self._budget.sample] if stored is not None])
         floor = self._floor
         values = [None if stored is None or key < floor else decode(stored) for key, stored in zip(keys, found)]
         self.values.update(zip(keys, values))
@@ -230,7 +230,7 @@ class KeyedState(Generic[V]):
         for index, error in failed:
             key, value = keys[index], column[index]
             raise UnencodableState(f"the state of key {key!r} can't be written: {error}: {value!r:.80}") from error
-        self._budget.weigh(encoded[:SAMPLE])
+        self._budget.weigh(encoded[: self._budget.sample])
         changes.largest_bytes = max(map(len, encoded), default=0)
         changes.puts.extend(zip(keys, encoded))
         self.dirty = set()

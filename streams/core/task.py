@@ -51,9 +51,6 @@ from streams.core.watermark import (
     encode_mark,
 )
 
-GUESSED_CHANGE_BYTES = 16_384
-"""What a changed state is taken to weigh before one was seen: caution costs a few early commits."""
-
 
 class Task:
     """Belongs to one claim; after any error it is thrown away and built anew from the checkpoint.
@@ -92,19 +89,20 @@ class Task:
             partitions=plan.partitions,
             partitioner=plan.partitioner,
             spreads=plan.spreads,
+            thresholds=plan.thresholds,
         )
         self.watermark = self.context.watermark = checkpoint.watermark
         self.advancing = checkpoint.advancing
         self.must_commit = False
         self.dirty = False
         self.records_in = 0
-        largest = max(1, min(plan.piece_records, plan.limits.max_commit_records))
+        largest = max(1, min(plan.thresholds.piece_records, plan.limits.max_commit_records))
         self._piece_records = 1 if needs_record_order(subtopology.nodes) else largest
         self._requests_first = True
         self._piece_rows = 1  # it doubles: what the first records expand to isn't known yet
         self._spread = 1.0
         self._weighed = False
-        self._change_bytes = GUESSED_CHANGE_BYTES
+        self._change_bytes = plan.thresholds.guessed_change_bytes
         self._marked: tuple[int, bool] = (NEVER, False)
         self._marked_at_ms: int | None = None
         self._captured_ms = 0
@@ -135,7 +133,7 @@ class Task:
     # ── building ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _open(self, spec: StateSpec, store: Store) -> State:
-        budget = CacheBudget(self._plan.state_cache_bytes)
+        budget = CacheBudget(self._plan.state_cache_bytes, self._plan.thresholds.weighed_values)
         view = StoreView(store, prefix_bytes(self._prefixes[spec.name]))
         if spec.kind == "windowed":
             return WindowedState(view, store, spec.encode, spec.decode, budget=budget)
@@ -171,7 +169,7 @@ class Task:
 
     def wanted(self) -> list[TopicPartition]:
         """The partitions of which more may be buffered now: the bound that carries backpressure to the source."""
-        return [each.partition for each in self.inputs if each.waiting < 2 * self._plan.piece_records]
+        return [each.partition for each in self.inputs if each.waiting < 2 * self._plan.thresholds.piece_records]
 
     def accept(self, fetched: Fetched, now_ms: int) -> None:
         """Buffer a batch that was read."""
@@ -398,7 +396,8 @@ class Task:
 
     def _weigh(self, changes: Mapping[str, list[tuple[bytes, Changes]]]) -> None:
         """Learn how large changed states are, which bounds how many may wait for a commit."""
-        puts = [put for parts in changes.values() for _, each in parts for put in each.puts[:64]]
+        weighed = 2 * self._plan.thresholds.weighed_values
+        puts = [put for parts in changes.values() for _, each in parts for put in each.puts[:weighed]]
         self._weighed = self._weighed or bool(changes)
         if puts:
             mean = sum(len(key) + len(value) for key, value in puts) // len(puts)
@@ -406,7 +405,8 @@ class Task:
 
     @property
     def _dirty_bound(self) -> int:
-        return max(1, min(self._plan.dirty_entries, self._plan.limits.max_commit_bytes // 4 // self._change_bytes))
+        fit = self._plan.limits.max_commit_bytes // 4 // self._change_bytes
+        return max(1, min(self._plan.thresholds.dirty_entries, fit))
 
     def _marks(self, number: int, now_ms: int) -> list[Append]:
         self._marked, self._marked_at_ms = self._mark(), now_ms

@@ -103,7 +103,8 @@ class _ProcessWork:
         self._delay_ms = context.processor_delay_ms
         self._state: KeyedState[Any] = context.keyed(node.state.name)
         due, index = timer_states(node.state.name)
-        self._timers = Timers(context.keyed(due.name), context.keyed(index.name))
+        self._at_once = context.thresholds.timers_at_once
+        self._timers = Timers(context.keyed(due.name), context.keyed(index.name), self._at_once)
         self._fresh = node.initial()
         self._user = ProcessContext(node.decode_key)
         self._here = Ambient(context, node.name) if node.tables else None
@@ -125,7 +126,7 @@ class _ProcessWork:
                 for passed in range(seen, row + 1) if origin is not None else (row,):
                     reached = self._watermark(origin, passed)
                     while timers.next <= reached:
-                        self._fire(timers.next, 1000)
+                        self._fire(timers.next, self._at_once)
             seen = row
             if self._here is not None:
                 self._here.origin, self._here.row = origin, row
@@ -201,7 +202,7 @@ class _ProcessWork:
             if outputs.full:
                 return False
             room = outputs.room
-            if self._fire(watermark, min(1000, room)) >= room:
+            if self._fire(watermark, min(self._at_once, room)) >= room:
                 return False
         return True
 

@@ -23,14 +23,11 @@ def timer_states(name: str) -> tuple[StateSpec, StateSpec]:
     )
 
 
-AT_ONCE = 1000
-"""Entries that are read from the store at once."""
-
-
 class Timers:
-    """The timers of one operator in one task."""
+    """The timers of one operator in one task.  at_once: how many are read from the store at once."""
 
-    def __init__(self, due: KeyedState[Any], index: KeyedState[int]) -> None:
+    def __init__(self, due: KeyedState[Any], index: KeyedState[int], at_once: int) -> None:
+        self._at_once = at_once
         self._due = due
         self._index = index
         self._near: list[bytes] = []
@@ -40,8 +37,8 @@ class Timers:
     def _refill(self) -> None:
         """Load the next entries: those below the horizon are all in the heap ``_near``; None: there are no others."""
         if not self._near and self._horizon is not None:
-            self._near = [entry for entry, _ in islice(self._due.scan(self._horizon), AT_ONCE)]
-            self._horizon = self._near[-1] + b"\x00" if len(self._near) == AT_ONCE else None
+            self._near = [entry for entry, _ in islice(self._due.scan(self._horizon), self._at_once)]
+            self._horizon = self._near[-1] + b"\x00" if len(self._near) == self._at_once else None
 
     @property
     def next(self) -> int:
@@ -52,8 +49,10 @@ class Timers:
         self._due.put(entry, True)
         if self._horizon is None or entry < self._horizon:
             heappush(self._near, entry)
-            if len(self._near) > 4 * AT_ONCE:  # the later ones are read again from the store when their time comes
-                self._near = nsmallest(AT_ONCE, self._near)
+            if (
+                len(self._near) > 4 * self._at_once
+            ):  # the later ones are read again from the store when their time comes
+                self._near = nsmallest(self._at_once, self._near)
                 self._horizon = self._near[-1] + b"\x00"
 
     def set(self, key: bytes, name: str, at: int, watermark: int) -> None:

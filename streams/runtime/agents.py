@@ -30,8 +30,6 @@ NOTHING = -1
 """The index of no event: the lane waits for more."""
 CLOSE_TIMEOUT_S = 5.0
 """How long an agent that was cancelled may take to end."""
-REMEMBERED_REQUESTS = 10_000
-"""How many answered requests a task remembers for each agent."""
 
 _plain = msgspec.msgpack.Encoder(enc_hook=lambda value: msgspec.to_builtins(value))
 _unplain = msgspec.msgpack.Decoder()
@@ -314,6 +312,7 @@ class _Memory:
 
     def __init__(self, work: AgentWork) -> None:
         self._state = work.requests
+        self._most = work.context.thresholds.remembered_requests
         oldest = next(self._state.scan(b"n", b"o"), None)
         self._oldest = int.from_bytes(oldest[0][1:], "big") if oldest is not None else 0
         self._next = self._state.get(b"q") or 0
@@ -328,7 +327,7 @@ class _Memory:
         self._state.put(_numbered(self._next), request.id)
         self._next += 1
         self._state.put(b"q", self._next)
-        while self._next - self._oldest > REMEMBERED_REQUESTS:
+        while self._next - self._oldest > self._most:
             forgotten = self._state.get(_numbered(self._oldest))
             if forgotten is not None:
                 self._state.delete(b"r" + forgotten.encode())

@@ -18,6 +18,7 @@ from streams.core.checkpoint import Checkpoint, claimed, decode_checkpoint, enco
 from streams.core.log import Commit, Foreign, Log, Reader, Sink, SinkWriter, TaskRef, TaskWriter
 from streams.core.record import START, Position, TopicPartition
 from streams.core.spread import BY_KEY, How, Spread
+from streams.core.thresholds import PRODUCTION, Thresholds
 from streams.dsl.foreign import Outbox
 from streams.errors import DataError, PositionLost, TopicRecreated
 from streams.runtime.outages import Outages
@@ -31,7 +32,6 @@ logger = logging.getLogger("streams")
 _encode_position = msgspec.msgpack.Encoder().encode
 _decode_position = msgspec.msgpack.Decoder(Position).decode
 
-BATCH_RECORDS = 1000
 CHECKPOINT_EVERY_S = 1.0
 WAIT_S = 0.2
 
@@ -51,6 +51,7 @@ class Delivery:
         expiry: Expiry,
         how: How = BY_KEY,
         outages: Outages | None = None,
+        thresholds: Thresholds = PRODUCTION,
     ) -> None:
         self.id = ref.name
         self.delivered = Position()
@@ -63,6 +64,7 @@ class Delivery:
         self._topology = topology
         self._expiry = expiry
         self._outages = outages or Outages()
+        self._records_at_once = thresholds.delivery_records
         home = partition if outbox.target.partitions == outbox.topic.partitions else None
         self._spread = Spread(outbox.target.name, how, target.partition_for, ref.name, home)
         self._stop = asyncio.Event()
@@ -137,7 +139,8 @@ class Delivery:
         checkpoint_at = loop.time() + CHECKPOINT_EVERY_S
         try:
             while not self._stop.is_set():
-                for batch in await reader.fetch([self.at], max_records=BATCH_RECORDS, wait_s=WAIT_S):
+                for fetched in await reader.fetch([self.at], max_records=self._records_at_once, wait_s=WAIT_S):
+                    batch = fetched.since(self.delivered)  # else what a reader repeats would be delivered twice
                     position = self.delivered.advanced(batch.lane, batch.next_offset)
                     appends = divide(self._outbox.target, batch.records, self._spread)
                     self._expiry.look(appends, time.time_ns() // 1_000_000)

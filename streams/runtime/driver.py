@@ -213,6 +213,7 @@ class Driver:
                 log_id=services.log.identity,
                 topology=services.topology_version,
                 claim=uuid.uuid4().hex[:12],
+                history=services.plan.thresholds.checkpoint_history,
             )
             renewed = previous is not None and decode_checkpoint(previous).topology < services.topology_version
             checkpoint, lost = resolve_inputs(checkpoint, await self._input_facts(checkpoint), renewed=renewed)
@@ -240,6 +241,7 @@ class Driver:
                     identities,
                     checkpoint,
                     self._restored,
+                    services.plan.thresholds,
                 )
             )
             self.task = task = Task(
@@ -320,7 +322,7 @@ class Driver:
             wanted = task.wanted()
             if wanted:
                 for fetched in await reader.fetch(
-                    wanted, max_records=services.plan.piece_records, wait_s=self._wait_s(task, loop.time())
+                    wanted, max_records=services.plan.thresholds.piece_records, wait_s=self._wait_s(task, loop.time())
                 ):
                     task.accept(fetched, services.clock.now_ms())
             task.ends = reader.ends()

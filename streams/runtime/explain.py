@@ -24,12 +24,12 @@ from streams.core.duration import format_duration_ms
 from streams.core.endpoint import promises
 from streams.core.graph import Node, SourceNode, Subtopology
 from streams.core.log import TopicSpec
+from streams.core.thresholds import PRODUCTION
 from streams.core.urls import without_secrets
 from streams.dsl.app import App
 from streams.dsl.blueprint import changelog_topic
 from streams.operators.agent import Agent
 from streams.operators.map import Peek
-from streams.runtime.agents import REMEMBERED_REQUESTS
 from streams.runtime.draw import place_of, short_name
 from streams.runtime.places import is_shared
 
@@ -115,7 +115,7 @@ def explain(app: App, log_url: str, of: CapabilitiesOf) -> Explanation:
         Edge(endpoint.shown, f"agent {agent.name}, {way}", derived.guarantee.value, derived.why)
         for agent in app.agents.values()
         for endpoint in agent.endpoints
-        for way, derived in promises(REMEMBERED_REQUESTS)
+        for way, derived in promises(PRODUCTION.remembered_requests)
     )
     return Explanation(
         app=app.name,

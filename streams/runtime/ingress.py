@@ -19,6 +19,7 @@ from streams.core.checkpoint import Checkpoint, claimed, decode_checkpoint, enco
 from streams.core.edge import Edge, Intake
 from streams.core.log import Append, Commit, Log, TaskRef, TaskWriter
 from streams.core.record import Records, TopicPartition
+from streams.core.thresholds import PRODUCTION, Thresholds
 from streams.dsl.foreign import Journal
 from streams.errors import DataError, StreamsError
 from streams.runtime.outages import Outages
@@ -30,8 +31,6 @@ logger = logging.getLogger("streams")
 
 STATE = "intake"
 """The fact of the checkpoint that holds an intake's state."""
-MAX_RECORDS = 10_000
-MAX_BYTES = 4 * 2**20
 WAIT_S = 0.2
 
 
@@ -52,6 +51,7 @@ class Ingress:
         topology: int,
         dropped: Callable[[int], None] = lambda count: None,
         outages: Outages | None = None,
+        thresholds: Thresholds = PRODUCTION,
     ) -> None:
         self.id = ref.name
         self.at = TopicPartition(journal.topic.name, partition)
@@ -63,6 +63,7 @@ class Ingress:
         self._journal = journal
         self._ref = ref
         self._topology = topology
+        self._thresholds = thresholds
         self._dropped = dropped
         self._outages = outages or Outages()
         self.skipped: Callable[[int], None] | None = None
@@ -125,8 +126,9 @@ class Ingress:
 
     async def _receive(self, writer: TaskWriter, intake: Intake, checkpoint: Checkpoint) -> None:
         limits = self._log.limits
-        max_records = min(MAX_RECORDS, limits.max_packed_records or limits.max_commit_records)
-        max_bytes = min(MAX_BYTES, limits.max_commit_bytes // 2)
+        most = self._thresholds
+        max_records = min(most.ingress_records, limits.max_packed_records or limits.max_commit_records)
+        max_bytes = min(most.ingress_bytes, limits.max_commit_bytes // 2)
         try:
             while True:
                 if self._stop.is_set() and not self._ending:

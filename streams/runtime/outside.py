@@ -17,6 +17,7 @@ from streams.core.capability import Derived, derive_sink, derive_source, require
 from streams.core.edge import Edge
 from streams.core.log import Foreign, Log, TaskRef, TopicSpec
 from streams.core.spread import BY_KEY
+from streams.core.thresholds import PRODUCTION, Thresholds
 from streams.dsl.app import App
 from streams.dsl.blueprint import Blueprint
 from streams.errors import TopicMismatch
@@ -42,6 +43,7 @@ class Outside:
         connect: Callable[[str], Log] = open_foreign,
         connect_edge: Callable[[str], Edge] = open_edge,
         outages: Outages | None = None,
+        thresholds: Thresholds = PRODUCTION,
     ) -> None:
         self.logs: dict[str, Log | ForeignTopic] = {}
         self.edges: dict[str, Edge] = {}
@@ -50,6 +52,7 @@ class Outside:
         self._connect = connect
         self._connect_edge = connect_edge
         self._outages = outages or Outages()
+        self._thresholds = thresholds
 
     @property
     def carriers(self) -> list[str]:
@@ -124,7 +127,8 @@ class Outside:
                     return Egress(ref, log, self.edges[name], outbox, partition, version, self._outages)
                 target, how = self.logs[name], self._app.spreads.get(name, BY_KEY)
                 sink = sink_on(target, name)
-                return Delivery(ref, log, sink, target, outbox, partition, version, expiry, how, outages=self._outages)
+                told = self._outages
+                return Delivery(ref, log, sink, target, outbox, partition, version, expiry, how, told, self._thresholds)
         return None
 
     def ingress(self, blueprint: Blueprint, ref: TaskRef, log: Log, metrics: Metrics) -> Ingress | None:
@@ -136,5 +140,6 @@ class Outside:
                 def dropped(count: int) -> None:
                     metrics.of(metrics.dropped, ref.name, count)
 
-                return Ingress(ref, log, edge, journal, partition, self._app.version, dropped, self._outages)
+                version, told = self._app.version, self._outages
+                return Ingress(ref, log, edge, journal, partition, version, dropped, told, self._thresholds)
         return None

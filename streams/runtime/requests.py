@@ -74,10 +74,10 @@ class Requests:
         try:
             if self._leaving:
                 raise LogUnavailable(LEFT)
-            if self._replies is not None:
-                await self._replies.listen()
-            await self._send(agent, key, value, request)
-            async with asyncio.timeout(timeout_ms / 1000):
+            async with asyncio.timeout(timeout_ms / 1000):  # of all of it: a log that hangs takes the question first
+                if self._replies is not None:
+                    await self._replies.listen()
+                await self._send(agent, key, value, request)
                 return await future
         except TimeoutError:
             raise AskTimeout(

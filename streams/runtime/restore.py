@@ -21,6 +21,7 @@ from streams.core.plan import assign_prefixes
 from streams.core.record import START, Bounds, Fetched, Position, TopicPartition
 from streams.core.recovery import ChangelogFacts, Rebuild, Resume, oldest_as_of, resolve_recovery
 from streams.core.store import Store, StoreState, prefix_bytes
+from streams.core.thresholds import Thresholds
 from streams.runtime.clock import Clock
 from streams.runtime.stores import Stores
 
@@ -30,9 +31,6 @@ __all__ = ["Copy", "Overtaken", "Progress", "Restoration", "open_copy", "restore
 
 Progress = Callable[[str, int, int], None]
 """Called with (task, offsets restored, offsets in all)."""
-
-ENTRIES_AT_ONCE = 250_000
-READ_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +50,7 @@ class Restoration:
     identities: Mapping[str, str]
     checkpoint: Checkpoint
     progress: Progress
+    thresholds: Thresholds = field(default_factory=Thresholds)
 
 
 class Overtaken(Exception):
@@ -76,6 +75,7 @@ class Copy:
 
     def take(self, name: str, batch: Fetched) -> None:
         """Note what a batch of a changelog says."""
+        batch = batch.since(self.positions[name])  # a former value that came again at the very end would stay
         pending = self.pending.setdefault(name, {})
         before = len(pending)
         pending.update(zip(batch.records.keys, batch.records.values, strict=True))  # type: ignore[arg-type]
@@ -204,10 +204,10 @@ async def _replay(about: Restoration, copy: Copy, name: str, end: Position, prog
     try:
         while not copy.positions[name].reached(end):
             before = copy.positions[name]
-            for batch in await reader.fetch([partition], max_records=READ_AT_ONCE, wait_s=1.0):
+            for batch in await reader.fetch([partition], max_records=about.thresholds.restore_records, wait_s=1.0):
                 copy.take(name, batch)
             copy.check_floor(about, name, before)
-            if copy.entries >= ENTRIES_AT_ONCE:
+            if copy.entries >= about.thresholds.restore_entries:
                 copy.load(about, about.checkpoint)
             progress(since.distance(copy.positions[name]))
             await asyncio.sleep(0)  # a log in this process never waits: health and signals would until the end

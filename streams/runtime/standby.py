@@ -56,17 +56,10 @@ from streams.runtime.restore import Copy, Overtaken, Restoration, open_copy
 
 logger = logging.getLogger("streams")
 
-__all__ = ["READY_LAG", "Standby", "Standbys"]
+__all__ = ["Standby", "Standbys"]
 
-READY_LAG = 10_000
-"""Offsets that a store may be behind and still be taken over at once."""
-FAR_BEHIND = 1_000_000
-"""From so many on a store that was ready is no longer."""
 INTERVAL_S = 1.0
 LONGEST_PAUSE_S = 10.0
-READ_AT_ONCE = 5_000
-ENTRIES_AT_ONCE = 50_000
-"""Less than a restore loads at a time: tasks at work on the same event loop wait for it."""
 
 
 class _Again(Exception):
@@ -96,6 +89,7 @@ class Standby:
         self.rounds = 0
         """How often the store has been brought to where the changelogs ended when a look began."""
         self._services = services
+        self._thresholds = services.plan.thresholds
         self._subtopology = subtopology
         self._changelogs = {
             name: TopicPartition(services.plan.changelog(name), partition) for name in subtopology.states
@@ -190,7 +184,7 @@ class Standby:
         self._note(self._behind(copy, ends))
         while wanted := [name for name, position in copy.positions.items() if not position.reached(ends[name])]:
             await self._read(about, copy, reader, wanted)
-            if copy.entries >= ENTRIES_AT_ONCE:
+            if copy.entries >= self._thresholds.standby_entries:
                 copy.load(about, await self._maker(about, copy))
                 self._note(self._behind(copy, ends))
             await asyncio.sleep(0)
@@ -204,7 +198,8 @@ class Standby:
         """One fetch of the changelogs of which something is left."""
         names = {self._changelogs[name]: name for name in wanted}
         stood = {name: copy.positions[name] for name in wanted}
-        for batch in await reader.fetch(list(names), max_records=READ_AT_ONCE, wait_s=self._interval_s):
+        most = self._thresholds.standby_records
+        for batch in await reader.fetch(list(names), max_records=most, wait_s=self._interval_s):
             copy.take(names[batch.partition], batch)
         for name, position in stood.items():
             copy.check_floor(about, name, position)
@@ -240,7 +235,8 @@ class Standby:
         if lag is not None:
             metrics = self._services.metrics
             metrics.standby_lag.labels(metrics.app, self.id).set(lag)
-        ready = lag is not None and (lag <= READY_LAG or (self.ready and lag <= FAR_BEHIND))
+        near, far = self._thresholds.ready_lag, self._thresholds.far_behind
+        ready = lag is not None and (lag <= near or (self.ready and lag <= far))
         if ready != self.ready:
             self.ready = ready
             self._changed()

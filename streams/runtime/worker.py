@@ -24,6 +24,7 @@ from streams.core.membership import Assignment, Member, Membership, OutOfTouch, 
 from streams.core.plan import Plan
 from streams.core.record import Records, TopicPartition
 from streams.core.state import KeyedState, StateSpec
+from streams.core.thresholds import PRODUCTION, Thresholds
 from streams.dsl.agent import Agent
 from streams.dsl.app import App
 from streams.errors import LogUnavailable, StreamsError
@@ -51,7 +52,6 @@ from streams.runtime.ticker import Ticker
 
 logger = logging.getLogger("streams")
 
-HOUSEKEEPING_S = 5.0
 ASSIGNMENTS = "assignments"
 ANSWERS_S = 1.0
 """How long agents of a worker that stops go on waiting for answers, some of which nobody gives any more."""
@@ -84,6 +84,7 @@ class Worker:
         make_driver: DriverFactory = Driver,
         connect: Callable[[str], Log] = open_foreign,
         connect_edge: Callable[[str], Edge] = open_edge,
+        thresholds: Thresholds = PRODUCTION,
     ) -> None:
         self.app = app
         self.log = log
@@ -99,7 +100,8 @@ class Worker:
         self._shutdown_timeout_s = shutdown_timeout_s
         self._make_driver = make_driver
         self.outages = Outages()
-        self.outside = Outside(app, connect, connect_edge, self.outages)
+        self._thresholds = thresholds
+        self.outside = Outside(app, connect, connect_edge, self.outages, thresholds)
         self.deliveries: dict[str, Delivery | Egress] = {}
         self.ingresses: dict[str, Ingress] = {}
         self.ticker: Ticker | None = None
@@ -166,6 +168,10 @@ class Worker:
 
     def _services(self) -> Services:
         app, blueprint = self.app, self.blueprint
+        cache_bytes = self._thresholds.state_cache_bytes
+        if cache_bytes is None:
+            states = sum(each.partitions * len(each.states) for each in blueprint.subtopologies)
+            cache_bytes = app.cache_bytes // max(1, states)
         plan = Plan(
             app=app.name,
             limits=self.log.limits,
@@ -173,9 +179,9 @@ class Worker:
             partitioner=self.log.partition_for,
             upstream_tasks=blueprint.upstream_tasks,
             spreads=app.spreads,
-            state_cache_bytes=app.cache_bytes
-            // max(1, sum(each.partitions * len(each.states) for each in blueprint.subtopologies)),
+            state_cache_bytes=cache_bytes,
             watermark_interval_ms=app.watermark_interval_ms,
+            thresholds=self._thresholds,
         )
         return Services(
             log=self.log,
@@ -358,7 +364,7 @@ class Worker:
         """Free what internal topics no longer need, let the log tidy up, and look for tasks that are stuck."""
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(HOUSEKEEPING_S)
+            await asyncio.sleep(self._thresholds.housekeeping_s)
             try:
                 await self.log.trim(consumed(self))
                 await self.log.maintain(self._clock.now_ms())

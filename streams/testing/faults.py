@@ -1,6 +1,6 @@
 """What can go wrong in a simulation: the flags that a test combines, and how often each strikes in one run.
 
-What must live here: the flags and the odds that a seed draws from them.  What must not: carrying a fault out
+What must live here: the flags, and the odds and thresholds that a seed draws.  What must not: carrying a fault out
 (``sim_log``, ``sim_cluster``).
 
 Each seed draws which of the allowed faults it uses and how often: a run in which everything fails all the time gets
@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import Flag, auto
 from random import Random
 
+from streams.core.thresholds import Thresholds
+
 __all__ = [
     "Faults",
     "Odds",
@@ -20,6 +22,7 @@ __all__ = [
     "crashes",
     "delays",
     "draw_odds",
+    "draw_thresholds",
     "duplicates",
     "lost_tail",
     "moves",
@@ -77,19 +80,22 @@ all_faults = crashes | duplicates | reorders | torn_writes | delays | zombies | 
 class Odds:
     """How often what happens in one run: chances from 0 to 1 at each call, or at each look of the simulator.
 
-    At a call of the log: crash_at_call, crash_at_commit, unavailable, commit_unknown, repeat_request, slow_call (and
-    how long, slow_ms).  At a fetch: cut, shuffle, hold_back, repeat_records.  At each of the simulator's looks
-    (``look_ms`` apart): crash, freeze, move, double, restart, tidy, power_cut.  torn: a crash takes writes back.
+    At a call of the log: crash_at_call, crash_at_commit, crash_at_trim (right after records were freed), unavailable,
+    commit_unknown, repeat_request, slow_call (and how long, slow_ms), slow_fence (while the former owner works on).
+    At a fetch: cut, shuffle, hold_back, repeat_records.  At each of the simulator's looks (``look_ms`` apart): crash,
+    freeze, move, double, restart, tidy, power_cut.  torn: a crash takes writes back.
     new_disk: a killed worker comes back with empty disks.
     """
 
     crash_at_call: float = 0.0
     crash_at_commit: float = 0.0
+    crash_at_trim: float = 0.0
     unavailable: float = 0.0
     commit_unknown: float = 0.0
     repeat_request: float = 0.0
     slow_call: float = 0.0
     slow_ms: int = 0
+    slow_fence: float = 0.0
     cut: float = 0.0
     shuffle: float = 0.0
     hold_back: float = 0.0
@@ -122,10 +128,34 @@ def draw_odds(faults: Faults, random: Random) -> Odds:
     return odds
 
 
+def draw_thresholds(random: Random) -> Thresholds:
+    """The thresholds of one run: so small that a few records reach beyond each of them."""
+    return Thresholds(
+        piece_records=random.choice((2, 5, 50)),
+        dirty_entries=random.choice((3, 100)),
+        guessed_change_bytes=random.choice((64, 16_384)),
+        weighed_values=random.choice((1, 32)),
+        state_cache_bytes=random.choice((0, 0, 1_500)),
+        timers_at_once=random.choice((1, 1, 2)),
+        remembered_requests=random.choice((8, 12)),
+        checkpoint_history=random.choice((2, 5)),
+        restore_records=random.choice((1, 1, 4)),
+        restore_entries=random.choice((1, 4, 30)),
+        standby_records=random.choice((1, 3, 20)),
+        standby_entries=random.choice((1, 4, 30)),
+        ready_lag=random.choice((0, 5)),
+        far_behind=10,
+        delivery_records=random.choice((1, 3, 20)),
+        ingress_records=random.choice((1, 3)),
+        housekeeping_s=random.choice((0.2, 0.5, 2.0)),
+    )
+
+
 def _set(odds: Odds, fault: Faults, harsh: float, random: Random) -> None:
     if fault is Faults.CRASHES:
         odds.crash_at_call = 0.002 * harsh
         odds.crash_at_commit = random.choice((0.0, 0.01, 0.03)) * harsh
+        odds.crash_at_trim = random.choice((0.0, 0.04)) * harsh
         odds.crash = 0.1 * harsh
         odds.new_disk = random.choice((0.0, 0.3))
     elif fault is Faults.TORN_WRITES:
@@ -149,5 +179,6 @@ def _set(odds: Odds, fault: Faults, harsh: float, random: Random) -> None:
         odds.move = 0.25 * harsh
         odds.double = 0.1 * harsh
         odds.restart = 0.05 * harsh
+        odds.slow_fence = random.choice((0.0, 0.5))
     elif fault is Faults.LOST_TAIL:
         odds.power_cut = 0.25 * harsh

@@ -13,7 +13,9 @@ must not: faults, the verdict.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -162,9 +164,10 @@ async def workload(client: Client) -> None:
         for _ in range(chance.choice((1, 1, 1, 2, 6))):
             made += 1
             await _order(client, made, time)
-        if chance.random() < 0.06:
-            asked += 1
-            await _ask(client, asked, time)
+        if chance.random() < 0.12:
+            many = chance.choice((1, 2, 3, 5))  # more than two are answered by one commit now and then
+            await asyncio.gather(*(_ask(client, asked + number, time) for number in range(many)))
+            asked += many
         if chance.random() < 0.3:
             await client.sleep(chance.choice((0.01, 0.05, 0.2, 0.6)))
     for topic in ("orders", "price-list", "per-account"):
@@ -196,10 +199,17 @@ async def _order(client: Client, number: int, time: int) -> None:
 
 
 async def _ask(client: Client, number: int, time: int) -> None:
-    """Ask about an account that nobody else touches: the answer is known."""
-    account = f"asked-{number}"
+    """Ask about an account that nobody else touches: the answer is known.  All are of one task, so that its memory of
+    requests fills up."""
+    accounts = (f"asked-{number}-{spell}" for spell in count())
+    account = next(each for each in accounts if client.app_partition(each.encode(), 2) == 0)
+    amount = number % 12 + 1
     try:
-        answer = await client.ask("settle", Order(-number, "none", account, number, time), key=account, timeout="2s")
-    except (AskTimeout, LogUnavailable, CommitUnknown):
+        answer = await client.ask(
+            "settle", Order(-number - 1, "none", account, amount, time), key=account, timeout="2s"
+        )
+    except (AskTimeout, LogUnavailable, CommitUnknown) as error:
+        if client.faultless:
+            raise AssertionError(f"nothing went wrong, and the question {number} got no answer: {error}") from error
         return
-    assert answer == {"id": -number, "amount": number}, f"asked for {number}, and the answer was {answer}"
+    assert answer == {"id": -number - 1, "amount": amount}, f"asked for {amount}, and the answer was {answer}"

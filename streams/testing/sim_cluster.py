@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from random import Random
 
 from streams.connectors.memory.rules import partition_for
+from streams.core.log import Log
 from streams.core.membership import Assignment
+from streams.core.thresholds import PRODUCTION, Thresholds
 from streams.dsl.app import App
 from streams.errors import RetryableError
 from streams.runtime.driver import Driver, DriverFactory, Phase
@@ -24,7 +26,7 @@ from streams.runtime.worker import Worker
 from streams.testing.loop import VirtualClock
 from streams.testing.sim_log import Network, SimLog
 from streams.testing.sim_process import Process, SimLoop
-from streams.testing.sim_server import Snapshot
+from streams.testing.sim_server import Elsewhere, Snapshot
 from streams.testing.sim_stores import SimStores
 
 __all__ = ["Cluster", "Machine", "SimMembership"]
@@ -92,16 +94,23 @@ class Machine:
 
 @dataclass(slots=True)
 class Cluster:
-    """All machines of a run.  standbys: each follows every task that keeps state and that it doesn't run."""
+    """All machines of a run.
+
+    elsewhere: the server of every other log that the app names.  standbys: each machine follows every task that keeps
+    state and that it doesn't run.  ticks: somebody writes the ticks of timers.
+    """
 
     loop: SimLoop
     clock: VirtualClock
     network: Network
+    elsewhere: Elsewhere
     make_app: Callable[[], App]
     random: Random
     machines: list[Machine] = field(default_factory=list)
     processes: list[Process] = field(default_factory=list)
     standbys: bool = False
+    ticks: bool = True
+    thresholds: Thresholds = PRODUCTION
     stateful: frozenset[str] = frozenset()
     make_driver: DriverFactory = Driver
     make_log: Callable[[Network, Process], SimLog] = SimLog
@@ -110,7 +119,7 @@ class Cluster:
     owners: dict[str, list[Machine]] = field(default_factory=dict)
     over: bool = False
     _restarts: set[asyncio.Task[None]] = field(default_factory=set)
-    _snapshot: Snapshot | None = None
+    _snapshots: tuple[Snapshot, Snapshot] | None = None
 
     # ── machines ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -132,9 +141,12 @@ class Cluster:
             SkewedClock(self.clock, skew),
             membership=machine.membership,
             make_driver=self.make_driver,
+            connect=lambda location: self._connect(process),
+            thresholds=self.thresholds,
         )
         if not self.tasks:
-            self.tasks = worker.blueprint.tasks
+            ticker = worker.blueprint.ticker
+            self.tasks = [task for task in worker.blueprint.tasks if self.ticks or task != ticker]
             kept = (each for each in worker.blueprint.subtopologies if each.states)
             self.stateful = frozenset(task for each in kept for task in each.task_ids)
             self.owners = {task: [self.random.choice(self.machines)] for task in self.tasks}
@@ -142,6 +154,10 @@ class Cluster:
         self._announce()
         task = process.spawn(_work(worker, log, machine.stop), process.name)
         task.add_done_callback(lambda done: self._ended(machine, process, done), context=Context())
+
+    def _connect(self, process: Process) -> Log:
+        """A client of what lies elsewhere."""
+        return SimLog(self.network, process, self.elsewhere)
 
     def _died(self, machine: Machine) -> None:
         odds = self.network.odds
@@ -248,7 +264,7 @@ class Cluster:
                 network.note("log", "tidies up")
                 network.server.broker.maintain(self.clock.now_ms(), self.random.choice((0, 500, 2000)))
             if odds.power_cut and network.strikes(0.5):
-                self._snapshot = network.server.snapshot()
+                self._snapshots = network.server.snapshot(), self.elsewhere.snapshot()
             self.watch()
 
     def _freeze(self, machine: Machine, process: Process) -> None:
@@ -266,7 +282,7 @@ class Cluster:
             process.thaw()
 
     def _cut_power(self) -> None:
-        if self._snapshot is None:
+        if self._snapshots is None:
             return
         self.network.note("log", "loses its tail")
         self.network.count("power cut")
@@ -274,8 +290,9 @@ class Cluster:
         for machine in self.machines:
             if machine.process is not None:
                 machine.process.kill()
-        self.network.server.restore(self._snapshot)
-        self._snapshot = None
+        for server, snapshot in zip((self.network.server, self.elsewhere), self._snapshots, strict=True):
+            server.restore(snapshot)
+        self._snapshots = None
         # Else each would find its own disks again, and never a store that others have overtaken meanwhile.
         for task in self.tasks:
             if self.random.random() < 0.5:
@@ -310,6 +327,13 @@ class Cluster:
         made = self.network.server.made
         for task, owners in self.owners.items():
             worker = owners[0].worker
+            if worker is not None and task == worker.blueprint.ticker:
+                continue  # it is never done
+            if worker is not None and (delivery := worker.deliveries.get(task)) is not None:
+                end = self.network.server.broker.partition(delivery.at).end
+                if delivery.delivered.offset() < end:
+                    return f"delivery {task} stands at {delivery.delivered} of {delivery.at}, which ends at {end}"
+                continue
             driver = worker.drivers.get(task) if worker is not None else None
             if worker is None or driver is None or driver.task is None or driver.phase is not Phase.RUNNING:
                 return f"task {task} doesn't run on {owners[0].name}"

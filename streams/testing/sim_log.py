@@ -86,16 +86,18 @@ class Network:
         process.kill()
         await asyncio.get_running_loop().create_future()
 
-    def later(self, request: Request) -> None:
+    def later(self, request: Request, server: Server) -> None:
         """Deliver a request some time from now, whatever has become of its sender."""
-        task = outside(self._deliver(request, self._random.random() * self._random.choice((0.05, 0.5, 3.0))), "late")
+        task = outside(
+            self._deliver(request, server, self._random.random() * self._random.choice((0.05, 0.5, 3.0))), "late"
+        )
         self.under_way.add(task)
         task.add_done_callback(self.under_way.discard, context=Context())
 
-    async def _deliver(self, request: Request, after_s: float) -> None:
+    async def _deliver(self, request: Request, server: Server, after_s: float) -> None:
         await asyncio.sleep(after_s)
         try:
-            self.server.commit(request)
+            server.commit(request)
         except Fenced:
             self.note("network", "refused", request.task)
             self.count("late commit refused")
@@ -141,7 +143,7 @@ class SimReader:
     def _repeated(self, batch: Fetched) -> Fetched:
         """The batch with some records in front that were handed out before."""
         network = self._log.network
-        partition = network.server.broker.partition(batch.partition)
+        partition = self._log.server.broker.partition(batch.partition)
         first = batch.offsets[0] if len(batch) else batch.next_offset
         back = max(partition.start, first - network.pick(4))
         again = partition.read(back, 4) if back < first else None
@@ -201,17 +203,17 @@ class SimWriter:
         if network.strikes(odds.crash_at_commit):
             network.count("killed before a commit")
             if network.strikes(0.3):
-                network.later(request)
+                network.later(request, log.server)
             await network.die(log.process, f"commit {self._task}")
         await network.travel(log.process, odds.crash_at_call, f"commit {self._task}")
         log.check_reachable()
         if network.strikes(odds.commit_unknown):
             return await self._lose(request)
-        ends = network.server.commit(request)
+        ends = log.server.commit(request)
         network.note(log.process.name, "commit", f"{self._task} {len(request.commit.appends)}")
         if network.strikes(odds.repeat_request):
             network.count("commit repeated")
-            network.later(request)
+            network.later(request, log.server)
         if network.strikes(odds.crash_at_commit):
             network.count("killed after a commit")
             await network.die(log.process, f"committed {self._task}")
@@ -220,16 +222,16 @@ class SimWriter:
 
     async def _lose(self, request: Request) -> Positions:
         """The request or its answer is lost, or it takes longer than its sender waits."""
-        network = self._log.network
+        log, network = self._log, self._log.network
         fate = network.pick(3)
         if fate == 1:
             network.count("commit lost")
         elif fate == 2:
             network.count("answer lost")
-            network.server.commit(request)
+            log.server.commit(request)
         else:
             network.count("commit late")
-            network.later(request)
+            network.later(request, log.server)
         await asyncio.sleep(network.pick(20) / 1000)
         raise CommitUnknown(f"simulated: no answer came to the commit of task {self._task}; claim it again")
 
@@ -238,12 +240,13 @@ class SimWriter:
 
 
 class SimLog:
-    """A ``Log``: one process' client."""
+    """A ``Log``: one process' client.  server: another one than that of the app's own log."""
 
-    def __init__(self, network: Network, process: Process) -> None:
+    def __init__(self, network: Network, process: Process, server: Server | None = None) -> None:
         self.network = network
         self.process = process
-        self._inner = MemoryLog(network.server.broker, tombstone_retention_ms=TOMBSTONE_RETENTION_MS)
+        self.server = server or network.server
+        self._inner = MemoryLog(self.server.broker, tombstone_retention_ms=TOMBSTONE_RETENTION_MS)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -251,11 +254,11 @@ class SimLog:
 
     @property
     def limits(self) -> Limits:
-        return self.network.server.limits
+        return self.server.limits
 
     @property
     def url(self) -> str:
-        return "memory:"
+        return f"simulated://{self.identity}"
 
     @property
     def identity(self) -> str:
@@ -312,7 +315,9 @@ class SimLog:
 
     async def fence(self, task: TaskRef) -> SimWriter:
         name = task.name
-        generation, checkpoint = await self._call(f"fence {name}", lambda: self.network.server.fence(name))
+        if self.network.strikes(self.network.odds.slow_fence):
+            await asyncio.sleep(self.network.pick(20) / 100)
+        generation, checkpoint = await self._call(f"fence {name}", lambda: self.server.fence(name))
         self.network.note(self.process.name, "fence", name)
         return SimWriter(self, name, generation, checkpoint)
 
@@ -331,10 +336,10 @@ class SimLog:
         """Outside of any task: may be carried out twice, as a producer's request that is sent again."""
         network = self.network
         given = asking.get()
-        ends = await self._call("append", lambda: network.server.append(appends, given=given))
+        ends = await self._call("append", lambda: self.server.append(appends, given=given))
         if network.strikes(network.odds.repeat_request):
             network.count("append repeated")
-            ends = network.server.append(appends, given=given)
+            ends = self.server.append(appends, given=given)
         if network.strikes(network.odds.commit_unknown):
             raise CommitUnknown("simulated: no answer came to an append; it may have been carried out")
         return ends
@@ -345,6 +350,7 @@ class SimLog:
                 self._inner.broker.partition(at).trim(position.offset())
 
         await self._call("trim", free)
+        await self.network.travel(self.process, self.network.odds.crash_at_trim, "trimmed")
 
     async def maintain(self, now_ms: int) -> None:
         await self._call("maintain", lambda: self._inner.broker.maintain(now_ms, TOMBSTONE_RETENTION_MS))

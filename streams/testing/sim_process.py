@@ -44,6 +44,7 @@ class Process:
     def __init__(self, name: str, loop: SimLoop) -> None:
         self.name = name
         self.state = State.RUNNING
+        self.freezes = 0
         self.on_death: Callable[[], None] = lambda: None
         self._loop = loop
         self._kept: list[_Gated] = []
@@ -68,6 +69,7 @@ class Process:
         """SIGSTOP."""
         if self.state is State.RUNNING:
             self.state = State.FROZEN
+            self.freezes += 1
 
     def thaw(self) -> None:
         """SIGCONT: everything that was due meanwhile runs now, in order."""

@@ -22,7 +22,7 @@ from streams.core.log import Append, Commit
 from streams.core.record import Headers, Position, TopicPartition
 from streams.errors import Fenced
 
-__all__ = ["Broken", "Entry", "Request", "Server", "Snapshot"]
+__all__ = ["Broken", "Elsewhere", "Entry", "Request", "Server", "Snapshot"]
 
 
 class Broken(AssertionError):
@@ -70,6 +70,7 @@ class Server:
     now_ms: Callable[[], int]
     limits: Limits
     check: bool = True
+    identity: str = "simulated"
     broker: MemoryBroker = field(init=False)
     journal: dict[TopicPartition, list[Entry]] = field(default_factory=dict)
     overrun: int = 0
@@ -79,7 +80,7 @@ class Server:
     _made: dict[str, Checkpoint] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.broker = MemoryBroker(identity="simulated", now_ms=self.now_ms)
+        self.broker = MemoryBroker(identity=self.identity, now_ms=self.now_ms)
 
     # ── what clients ask for ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -181,6 +182,13 @@ class Server:
             del entries[snapshot.lengths.get(at, 0) :]
         self._made = dict(snapshot.made)
         self._answers = {}
+
+
+class Elsewhere(Server):
+    """Another log, to which the app delivers: what its commits leave there is the position that was delivered."""
+
+    def _check(self, task: str, commit: Commit) -> None:
+        """It knows nothing of the app's checkpoints."""
 
 
 _unlimited = Limits(max_commit_records=10**9, max_commit_bytes=10**12, max_record_bytes=16 * 2**20)

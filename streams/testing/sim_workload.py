@@ -19,6 +19,7 @@ from streams.dsl.topic import watermark_record
 from streams.errors import AskTimeout, StreamsError
 from streams.testing.sim_cluster import Cluster
 from streams.testing.sim_log import asking
+from streams.testing.sim_process import State
 from streams.testing.sim_server import Server
 
 __all__ = ["Client", "Workload", "as_workload"]
@@ -33,6 +34,11 @@ class Client:
         self._server = server
         self._now_ms = now_ms
         self._cluster = cluster
+
+    @property
+    def faultless(self) -> bool:
+        """Nothing goes wrong in this run: every question is answered."""
+        return not self._cluster.network.odds.active
 
     def now_ms(self) -> int:
         """The wall clock."""
@@ -81,8 +87,11 @@ class Client:
             return await app.agents[agent].ask(value, key=key, timeout=timeout)
 
         asked = process.spawn(call(), f"ask {agent}")
+        stood_still = process.freezes if process.state is State.RUNNING else -1
         done, _ = await asyncio.wait({asked}, timeout=parse_duration_ms(timeout, "timeout") / 1000 + 1.0)
         if not done:
+            alive = process.state is State.RUNNING and process.freezes == stood_still
+            assert not alive, f"agent {agent}: no answer within {timeout}, and nobody says so"
             raise AskTimeout(f"agent {agent}: the worker that was asked is gone")
         error = asked.exception()
         if isinstance(error, RuntimeError) and not isinstance(error, StreamsError):

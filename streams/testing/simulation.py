@@ -16,25 +16,27 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
 from streams.core.capability import Limits
 from streams.core.log import Append
 from streams.core.record import Records, TopicPartition
+from streams.core.thresholds import Thresholds
 from streams.dsl.app import App
 from streams.operators.agent import REQUEST_HEADER, decode_request
 from streams.runtime.driver import Driver, DriverFactory
-from streams.testing.faults import Faults, Odds, all_faults, draw_odds
+from streams.testing.faults import Faults, Odds, all_faults, draw_odds, draw_thresholds
 from streams.testing.loop import VirtualClock
 from streams.testing.sim_cluster import Cluster, Machine
 from streams.testing.sim_log import Network, SimLog
-from streams.testing.sim_oracle import Expectation, Outcome, collect, differing_stores, exactly_once
+from streams.testing.sim_oracle import Expectation, Outcome, collect, differing_stores, exactly_once, overgrown_memories
 from streams.testing.sim_process import Process, SimLoop, outside
-from streams.testing.sim_server import Entry, Server
+from streams.testing.sim_server import Elsewhere, Entry, Server
 from streams.testing.sim_stores import SimStores
 from streams.testing.sim_workload import Client, Workload, as_workload
 
@@ -42,6 +44,8 @@ __all__ = ["Report", "Simulation", "SimulationFailed"]
 
 LIMITS = Limits(max_commit_records=3)
 """So small that closing a window, a burst of timers, a record with many results all take several commits."""
+START_MS = 1_700_000_037_000
+"""Of the wall clock: a few seconds before a full minute, so that cron has something to do."""
 SETTLE_S = 90.0
 """Virtual seconds after which an app that isn't done with its inputs is stuck."""
 SHOWN_PROBLEMS = 12
@@ -84,6 +88,7 @@ class Simulation:
     seed: everything follows from it.  faults: what may happen.  workers: machines with a worker each.
     replay: the command that repeats the run, for the message of a failure.
     standbys: each worker follows the state of every task that it doesn't run.
+    thresholds: draws the sizes at which structures change their ways; small ones, if the app doesn't need others.
 
     What must hold for the verdict to mean something: the app's results may not depend on chance, on the wall clock or
     on the order in which partitions are read.
@@ -103,6 +108,7 @@ class Simulation:
         make_server: Callable[..., Server] = Server,
         check_always: bool = True,
         standbys: bool = False,
+        thresholds: Callable[[Random], Thresholds] = draw_thresholds,
     ) -> None:
         self.seed = seed
         self.faults = faults
@@ -112,6 +118,7 @@ class Simulation:
         self._replay = replay or f"Simulation(…, seed={seed}, faults={_words(faults)}).check(…)"
         self._make_driver = make_driver
         self._standbys = standbys
+        self._thresholds = thresholds
         self._make_log = make_log
         self._make_server = make_server
         self._check_always = check_always
@@ -129,14 +136,17 @@ class Simulation:
         run = _Run(self._make_app, self.seed, draw_odds(self.faults, Random(f"{self.seed} odds")), LIMITS)
         run.cluster.make_driver, run.cluster.make_log = self._make_driver, self._make_log
         run.cluster.standbys = self._standbys
+        run.cluster.thresholds = self._thresholds(Random(f"{self.seed} thresholds"))
         run.use_server(self._make_server)
         run.server.check = self._check_always
         return run.live(self._workload, self._workers, torment=True)
 
     def reference(self, report: Report) -> Outcome:
-        """What the app makes of the same inputs without faults, on one worker."""
+        """What the app makes of the same inputs without faults, on one worker, far below any threshold.  The ticks of
+        timers are inputs there: when they come isn't for the app to say."""
         run = _Run(self._make_app, self.seed, Odds(), Limits())
         run.network.calm = True
+        run.cluster.ticks = False
         run.feed(report.given)
         made = run.live(_nothing, 1, torment=False)
         if made.problems:
@@ -175,11 +185,12 @@ class _Run:
 
     def __init__(self, make_app: Callable[[], App], seed: int, odds: Odds, limits: Limits) -> None:
         self.loop = SimLoop()
-        self.clock = VirtualClock(self.loop)
+        self.clock = VirtualClock(self.loop, START_MS)
         self.app = make_app()
         self.server = Server(self.clock.now_ms, limits)
+        self.elsewhere = Elsewhere(self.clock.now_ms, limits, identity="elsewhere")
         self.network = Network(self.server, odds, Random(f"{seed} network"), self.loop.time)
-        self.cluster = Cluster(self.loop, self.clock, self.network, make_app, Random(f"{seed} cluster"))
+        self.cluster = Cluster(self.loop, self.clock, self.network, self.elsewhere, make_app, Random(f"{seed} cluster"))
         self._seed = seed
         self._given: dict[TopicPartition, list[Entry]] = {}
 
@@ -192,7 +203,7 @@ class _Run:
 
     def live(self, workload: Workload, workers: int, *, torment: bool) -> Report:
         problems: list[str] = []
-        with _undisturbed():
+        with _undisturbed(Random(f"{self._seed} names")):
             try:
                 self.loop.set_exception_handler(self._unexpected)
                 self.loop.run_until_complete(self._live(workload, workers, torment))
@@ -204,7 +215,11 @@ class _Run:
 
     async def _live(self, workload: Workload, workers: int, torment: bool) -> None:
         cluster, server = self.cluster, self.server
-        server.broker.create_topics(self.app.build().own_topics)
+        blueprint = self.app.build()
+        server.broker.create_topics(blueprint.own_topics)
+        self.elsewhere.broker.create_topics(
+            [replace(spec, name=spec.name_there, location="", there="") for spec in blueprint.foreign_topics]
+        )
         for at, entries in self._given.items():
             server.append([Append(at, _records(entries))], given=True)
         cluster.machines.extend(Machine(f"worker{number}", SimStores(server)) for number in range(workers))
@@ -238,11 +253,18 @@ class _Run:
         if cluster.failure is not None:
             problems.insert(0, _tell(cluster.failure))
         if not problems:
+            drivers = {task for each in self.app.build().subtopologies for task in each.task_ids}
             for task, owners in cluster.owners.items():
-                problems += differing_stores(self.app, server, task, owners[0].stores.disks[task])
-        given = {at: [entry for entry in entries if entry.given] for at, entries in server.journal.items()}
+                if task in drivers:
+                    problems += differing_stores(self.app, server, task, owners[0].stores.disks[task])
+            problems += overgrown_memories(self.app, server, cluster.thresholds.remembered_requests)
+        ticks = {timer.topic.name for timer in self.app.timers if timer.topic is not None}
+        given = {
+            at: [entry for entry in entries if entry.given or at.topic in ticks]
+            for at, entries in server.journal.items()
+        }
         return Report(
-            collect(self.app, server),
+            collect(self.app, server, self.elsewhere),
             {at: entries for at, entries in given.items() if entries},
             self.network.trace,
             self.network.counts,
@@ -281,16 +303,20 @@ class SimulationStuck(AssertionError):
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """No garbage collection, which would end abandoned coroutines at moments of its own, and no log lines."""
+def _undisturbed(names: Random) -> Iterator[None]:
+    """No garbage collection, which would end abandoned coroutines at moments of its own, and no log lines.  Workers,
+    claims and requests are named by ``names``: their names decide where they are kept, and in what order."""
     collecting, logger = gc.isenabled(), logging.getLogger("streams")
     level = logger.level
     gc.disable()
+    by_chance = uuid.uuid4
+    uuid.uuid4 = lambda: uuid.UUID(int=names.getrandbits(128), version=4)
     if level == logging.NOTSET:
         logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
+        uuid.uuid4 = by_chance
         logger.setLevel(level)
         if collecting:
             gc.enable()

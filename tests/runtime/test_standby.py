@@ -19,8 +19,8 @@ from streams.core.log import Append, Commit, TaskRef, TaskWriter
 from streams.core.plan import Plan
 from streams.core.record import Bounds, Fetched, Positions, Records, TopicPartition
 from streams.core.store import StoreState
+from streams.core.thresholds import PRODUCTION, Thresholds
 from streams.errors import LogUnavailable
-from streams.runtime import standby as standby_module
 from streams.runtime.driver import Services
 from streams.runtime.metrics import Metrics
 from streams.runtime.requests import Requests
@@ -97,7 +97,9 @@ class Scene:
     Every commit writes its own number under the key ``number`` and under one key more.
     """
 
-    def __init__(self, loop: VirtualLoop, *, tombstones_kept_ms: int | None = None) -> None:
+    def __init__(
+        self, loop: VirtualLoop, *, tombstones_kept_ms: int | None = None, thresholds: Thresholds = PRODUCTION
+    ) -> None:
         self.broker = MemoryBroker()
         self.owner_log = MemoryLog(self.broker)
         self.log = WatchedLog(self.broker, Limits(tombstones_kept_ms=tombstones_kept_ms))
@@ -107,7 +109,7 @@ class Scene:
         self.writer: TaskWriter | None = None
         self.made: Checkpoint | None = None
         self.loop = loop
-        plan = Plan("shop", Limits(), {}, self.log.partition_for, {})
+        plan = Plan("shop", Limits(), {}, self.log.partition_for, {}, thresholds=thresholds)
         self.at = TopicPartition(plan.changelog(STATE), 0)
         self.services = Services(
             log=self.log,
@@ -473,10 +475,7 @@ def test_a_standby_that_kept_looking_goes_on_however_long_nothing_came() -> None
     play(story, tombstones_kept_ms=7 * DAY_MS)
 
 
-def test_deletes_that_are_compacted_away_in_front_of_a_standby_are_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standby_module, "ENTRIES_AT_ONCE", 10)
-    monkeypatch.setattr(standby_module, "READ_AT_ONCE", 5)
-
+def test_deletes_that_are_compacted_away_in_front_of_a_standby_are_not_missed() -> None:
     async def story(scene: Scene) -> None:
         await scene.claim()
         kept = [await scene.commit() for _ in range(40)]
@@ -498,7 +497,7 @@ def test_deletes_that_are_compacted_away_in_front_of_a_standby_are_not_missed(mo
         async with scene.following():
             await scene.until(lambda: fetched and scene.held == scene.on_log())
 
-    play(story)
+    play(story, thresholds=Thresholds(standby_entries=10, standby_records=5))
 
 
 def test_a_lost_tail_is_noticed_even_when_nobody_goes_on() -> None:
@@ -580,13 +579,7 @@ def test_an_app_that_is_reset_is_followed_from_its_new_beginning() -> None:
     play(story)
 
 
-def test_a_long_changelog_is_loaded_in_parts_and_the_standby_is_ready_near_its_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(standby_module, "ENTRIES_AT_ONCE", 50)
-    monkeypatch.setattr(standby_module, "READ_AT_ONCE", 20)
-    monkeypatch.setattr(standby_module, "READY_LAG", 100)
-
+def test_a_long_changelog_is_loaded_in_parts_and_the_standby_is_ready_near_its_end() -> None:
     async def story(scene: Scene) -> None:
         await scene.claim()
         for _ in range(300):
@@ -606,4 +599,4 @@ def test_a_long_changelog_is_loaded_in_parts_and_the_standby_is_ready_near_its_e
         assert 0 in lags
         assert len(set(lags)) > 5, "it was loaded in one"
 
-    play(story)
+    play(story, thresholds=Thresholds(standby_entries=50, standby_records=20, ready_lag=100))

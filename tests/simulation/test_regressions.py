@@ -20,7 +20,7 @@ from streams.testing.sim_cluster import Cluster, Machine
 from streams.testing.sim_log import Network, SimLog, SimReader
 from streams.testing.sim_oracle import collect
 from streams.testing.sim_process import SimLoop
-from streams.testing.sim_server import Server
+from streams.testing.sim_server import Elsewhere, Server
 from streams.testing.sim_stores import SimStores
 from streams.testing.simulation import LIMITS
 
@@ -33,7 +33,7 @@ def play(make_app: Callable[[], App], script: Script, *, make_log: type[SimLog] 
     clock = VirtualClock(loop)
     server = Server(clock.now_ms, LIMITS)
     network = Network(server, Odds(), Random(1), loop.time)
-    cluster = Cluster(loop, clock, network, make_app, Random(1), make_log=make_log)
+    cluster = Cluster(loop, clock, network, Elsewhere(clock.now_ms, LIMITS), make_app, Random(1), make_log=make_log)
     cluster.machines.extend(Machine(f"worker{number}", SimStores(server)) for number in range(workers))
 
     async def live() -> None:

@@ -1,4 +1,4 @@
-"""The simulator bites: each way to break a commit is found within 1,000 seeds, and within a handful in fact.
+"""The simulator bites: each way to break a commit is found within 100 seeds, and within a handful in fact.
 
 Every test runs the real engine with one thing broken, by a subclass or a patch, and asks for the first seed that
 notices.  The checks that run all along are off unless the test is about them: the verdict alone has to see it.
@@ -26,14 +26,16 @@ from streams.errors import CommitUnknown
 from streams.runtime import restore, standby
 from streams.runtime.driver import Driver
 from streams.runtime.restore import Copy
-from streams.testing.faults import all_faults, crashes, delays, duplicates, lost_tail, moves, torn_writes, zombies
+from streams.testing.faults import crashes, delays, duplicates, lost_tail, moves, torn_writes, zombies
 from streams.testing.sim_app import make_app, workload
 from streams.testing.sim_log import SimLog, SimWriter
 from streams.testing.sim_server import Request, Server
 from streams.testing.simulation import Simulation, SimulationFailed
 
-BOUND = 1_000
-"""What the project promises; the seeds that it takes are noted at each test."""
+pytestmark = pytest.mark.slow
+
+BOUND = 100
+"""What the project promises."""
 
 PROMISES = ("topic ", "table ", "task ", "Broken", "SimulationStuck")
 """What a broken promise begins with; an error of another kind would be a mistake in the sabotage."""
@@ -234,12 +236,5 @@ def test_records_that_are_taken_twice_are_caught(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_sound_engine_passes_where_the_broken_ones_fail() -> None:
-    for faults in (
-        all_faults,
-        lost_tail | moves,
-        duplicates | delays,
-        torn_writes | crashes,
-        zombies | moves,
-    ):
-        for seed in range(3):
-            Simulation(make_app, workload, seed=seed, faults=faults).check()
+    for faults in (lost_tail | moves, duplicates | delays, torn_writes | crashes, zombies | moves):
+        Simulation(make_app, workload, seed=0, faults=faults).check()
