@@ -49,9 +49,7 @@ class Timers:
         self._due.put(entry, True)
         if self._horizon is None or entry < self._horizon:
             heappush(self._near, entry)
-            if (
-                len(self._near) > 4 * self._at_once
-            ):  # the later ones are read again from the store when their time comes
+            if len(self._near) > 4 * self._at_once:  # the later ones are read again from the store in their time
                 self._near = nsmallest(self._at_once, self._near)
                 self._horizon = self._near[-1] + b"\x00"
 

@@ -15,6 +15,7 @@ from streams.core.record import Headers, TopicPartition
 from streams.core.spread import How
 from streams.core.state import CacheBudget, KeyedState, State, StateSpec, WindowedState
 from streams.core.store import Changes, StoreState, StoreView, prefix_bytes
+from streams.core.thresholds import PRODUCTION
 from streams.errors import TopologyError
 from streams.state.memory import MemoryDisk, MemoryStore
 
@@ -42,6 +43,7 @@ def a_context(
         partitions=partitions or {"one": 1, "two": 2, "four": 4},
         partitioner=by_last_byte,
         spreads=spreads or {},
+        thresholds=PRODUCTION,
     )
 
 

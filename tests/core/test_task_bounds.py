@@ -21,6 +21,7 @@ from streams.core.plan import Captured, Plan
 from streams.core.record import Fetched, Position, Records, TopicPartition
 from streams.core.state import StateSpec, UnencodableState
 from streams.core.task import Task
+from streams.core.thresholds import Thresholds
 from streams.core.watermark import MARK_HEADER, decode_mark
 from streams.operators.base import Operator
 from streams.operators.source import Source
@@ -164,7 +165,9 @@ def test_pieces_double_from_one_record_on_up_to_what_is_planned_and_what_a_commi
     piece_records: int, limit: int, expected: list[int]
 ) -> None:
     source, probe = in_a_row()
-    task = a_task(source, probe, piece_records=piece_records, limits=Limits(max_commit_records=limit))
+    task = a_task(
+        source, probe, thresholds=Thresholds(piece_records=piece_records), limits=Limits(max_commit_records=limit)
+    )
     feed(task, range(35))
     run(task)
     assert probe.made[0].sizes == expected
@@ -183,7 +186,7 @@ def test_records_are_taken_one_by_one_where_two_ways_lead_to_one_node() -> None:
 
 def test_what_a_record_is_seen_to_expand_to_bounds_how_many_are_taken_and_is_forgotten_slowly() -> None:
     source, probe = in_a_row(sends=10)
-    task = a_task(source, probe, piece_records=16, limits=Limits(max_commit_records=100))
+    task = a_task(source, probe, thresholds=Thresholds(piece_records=16), limits=Limits(max_commit_records=100))
     feed(task, range(100))
     run(task)
     probing = probe.made[0]
@@ -214,7 +217,7 @@ def test_pieces_get_smaller_while_agents_take_longer_than_a_commit_may_wait() ->
 
 def test_more_is_wanted_until_two_pieces_wait() -> None:
     source, probe = in_a_row()
-    task = a_task(source, probe, piece_records=5)
+    task = a_task(source, probe, thresholds=Thresholds(piece_records=5))
     feed(task, range(9))
     assert task.wanted() == [TopicPartition("in", 0)]
     feed(task, [9])
@@ -226,7 +229,7 @@ def test_more_is_wanted_until_two_pieces_wait() -> None:
 
 def test_the_first_commit_comes_with_the_first_change_and_later_ones_when_enough_is_dirty() -> None:
     source, probe = in_a_row(puts=1)
-    task = a_task(source, probe, dirty_entries=6)
+    task = a_task(source, probe, thresholds=Thresholds(dirty_entries=6))
     feed(task, range(30))
     run(task)
     assert (probe.made[0].sizes, task.must_commit) == ([1], True)
@@ -396,7 +399,8 @@ def test_event_time_waits_at_a_slice_that_is_full_and_the_next_task_goes_on_ther
     again = a_task(source, again_probe, checkpoint=captured.checkpoint)
     assert again.advancing == 25
     assert again.step()
-    assert (again.advancing, again.watermark, again.dirty) == (None, 25, True)
+    assert again.advancing is None, again.watermark
+    assert (again.watermark, again.dirty) == (25, True)
     assert [due for due, _, _ in again_probe.made[0].fired] == [20]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -14,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from streams.core.batch import FOREVER
 from streams.core.state import CacheBudget, KeyedState
 from streams.core.store import StoreState, StoreView, prefix_bytes
+from streams.core.thresholds import PRODUCTION
 from streams.core.window import decode_start
-from streams.operators import timers
 from streams.operators.timers import Timers, timer_states
 from streams.state.memory import MemoryDisk, MemoryStore
 
@@ -25,7 +23,8 @@ DUE, INDEX = timer_states("op")
 class World:
     """Timers on a store, which can be committed and opened again."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: int = PRODUCTION.timers_at_once) -> None:
+        self.at_once = at_once
         self.store = MemoryStore(MemoryDisk())
         self.number = 0
         self.open()
@@ -37,7 +36,7 @@ class World:
             )
             for i, spec in enumerate((DUE, INDEX))
         )
-        self.timers = Timers(self.due, self.index)
+        self.timers = Timers(self.due, self.index, self.at_once)
 
     def restart(self) -> None:
         changes = {}
@@ -46,13 +45,6 @@ class World:
         self.number += 1
         self.store.apply(changes, StoreState("log", 1, self.number))
         self.open()
-
-
-@contextmanager
-def reading_few_at_once(count: int) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timers, "AT_ONCE", count)
-        yield
 
 
 KEYS = st.sampled_from([b"", b"A", b"AA", b"AB", b"A\xff"])
@@ -66,14 +58,9 @@ class TimersMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(timers, "AT_ONCE", 2)
-        self.world = World()
+        self.world = World(at_once=2)
         self.set: dict[tuple[bytes, str], int] = {}
         self.watermark = -50
-
-    def teardown(self) -> None:
-        self.patch.undo()
 
     @rule(key=KEYS, name=st.sampled_from(["t", "än"]), at=st.integers(-55, -30))
     def set_one(self, key: bytes, name: str, at: int) -> None:
@@ -141,45 +128,42 @@ def test_moving_a_timer_to_a_later_time_or_to_the_same_adds_no_entry() -> None:
 
 @pytest.mark.parametrize("restarts", [False, True])
 def test_entries_beyond_those_that_are_read_at_once_are_read_when_their_time_comes(restarts: bool) -> None:
-    with reading_few_at_once(3):
-        world = World()
-        for at in range(1, 40):
-            world.timers.set(str(at).encode(), "t", at, 0)
-        # More than four times as many as are read at once: the later ones are forgotten, and only so many kept.
-        assert len(world.timers._near) <= 12
-        if restarts:
-            world.restart()
-            assert len(world.timers._near) == 3
-        world.timers.set(b"between", "t", 2, 0)
-        fired = []
-        while some := world.timers.take(100, 4):
-            fired += some
-        assert [at for at, _, _ in fired] == sorted([*range(1, 40), 2])
+    world = World(at_once=3)
+    for at in range(1, 40):
+        world.timers.set(str(at).encode(), "t", at, 0)
+    # More than four times as many as are read at once: the later ones are forgotten, and only so many kept.
+    assert len(world.timers._near) <= 12
+    if restarts:
+        world.restart()
+        assert len(world.timers._near) == 3
+    world.timers.set(b"between", "t", 2, 0)
+    fired = []
+    while some := world.timers.take(100, 4):
+        fired += some
+    assert [at for at, _, _ in fired] == sorted([*range(1, 40), 2])
 
 
 def test_exactly_as_many_entries_as_are_read_at_once_all_fire() -> None:
-    with reading_few_at_once(3):
-        world = World()
-        for at in (1, 2, 3):
-            world.timers.set(b"k", str(at), at, 0)
-        world.restart()
-        assert [at for at, _, _ in world.timers.take(9, 9)] == [1, 2, 3]
-        assert world.timers.take(9, 9) == []
+    world = World(at_once=3)
+    for at in (1, 2, 3):
+        world.timers.set(b"k", str(at), at, 0)
+    world.restart()
+    assert [at for at, _, _ in world.timers.take(9, 9)] == [1, 2, 3]
+    assert world.timers.take(9, 9) == []
 
 
 @pytest.mark.parametrize("restarts", [False, True])
 def test_timers_of_keys_that_begin_with_one_another_all_fire(restarts: bool) -> None:
-    with reading_few_at_once(1):
-        world = World()
-        keys = [b"A" * n for n in range(8)]
-        for key in reversed(keys):
-            world.timers.set(key, "t", 5, 0)
-        if restarts:
-            world.restart()
-        fired = []
-        while some := world.timers.take(5, 3):
-            fired += some
-        assert [key for _, key, _ in fired] == keys
+    world = World(at_once=1)
+    keys = [b"A" * n for n in range(8)]
+    for key in reversed(keys):
+        world.timers.set(key, "t", 5, 0)
+    if restarts:
+        world.restart()
+    fired = []
+    while some := world.timers.take(5, 3):
+        fired += some
+    assert [key for _, key, _ in fired] == keys
 
 
 def test_the_states_of_timers_are_told_from_others_and_an_entry_has_no_value() -> None:

@@ -17,6 +17,7 @@ from streams.core.policy import ErrorPolicy, Failures
 from streams.core.record import Fetched, Headers, Records, TopicPartition
 from streams.core.state import CacheBudget, KeyedState, State, WindowedState
 from streams.core.store import Changes, StoreState, StoreView, prefix_bytes
+from streams.core.thresholds import PRODUCTION
 from streams.state.memory import MemoryDisk, MemoryStore
 
 SKIP = ErrorPolicy("skip")
@@ -57,6 +58,7 @@ class Work:
             partitions=self._partitions,
             partitioner=lambda key, count: key[0] % count,
             spreads={},
+            thresholds=PRODUCTION,
         )
         self.context.watermark = 0
         self.context.processor_delay_ms = self._delay_ms
