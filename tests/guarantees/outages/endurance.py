@@ -63,7 +63,10 @@ class Endured:
     statuses: list[int] = field(default_factory=list)
     repeated: int = 0
 
-    HEAD = f"{'cell':38} {'first':>6} {'all':>6} {'well':>6} {'noticed':>7} {'cpu':>5} {'answer':>6} {'lines':>5} ended"
+    HEAD = (
+        f"{'cell':38} {'first':>6} {'all':>6} {'well':>6} {'noticed':>7} {'cpu':>5} {'answer':>6} {'lines':>5} "
+        "ended, repeated"
+    )
 
     def __str__(self) -> str:
         noticed = f"{self.noticed_s:.1f}" if self.noticed_s is not None else "-"
@@ -243,7 +246,7 @@ class Theatre:
         return differences(((str(n), str(count)) for n, count in self._results), expected, "counted")
 
     def _wrong_but_repeated(self) -> str:
-        """The same where some came in twice: what came is counted once each time, and nothing that was sent is missing."""
+        """The same where some came in twice: what came is counted once each time, and nothing is missing."""
         lost = set(range(self._checked, self._sent)).difference(n for n, _ in self._results)
         came = Counter(n % KEYS for n, _ in self._results)
         expected = ((str(key), str(self._counts[key] + each)) for key in came for each in range(1, came[key] + 1))
