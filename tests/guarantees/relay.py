@@ -103,13 +103,13 @@ class Relay:
         except OSError:
             pass  # the broker isn't there: the client is hung up on
         finally:
-            self.links.discard(link)
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
             for end in (link.client, broker):
                 if end is not None:
                     end.close()
+            self.links.discard(link)
 
     async def _pump(
         self, link: Link, source: asyncio.StreamReader, sink: asyncio.StreamWriter | None, way: Way

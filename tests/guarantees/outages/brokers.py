@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +30,7 @@ from tests.guarantees.kafka.verifier import Verifier
 from tests.guarantees.mqtt.peer import Peer
 from tests.guarantees.outages.app import KEYS
 from tests.guarantees.outages.network import Network
+from tests.guarantees.support import wait_for
 
 __all__ = ["GROUNDS", "Broker", "Ground", "Result"]
 
@@ -37,6 +38,8 @@ Result = tuple[int, int]
 """A number, and how many with its last digit have come with it."""
 PARTITIONS = 2
 INPUT, OUTPUT = "numbers", "counted"
+QUIET_S = 0.5
+"""A broker that has changed nothing for so long has nothing under way with its clients."""
 
 
 class Broker(Protocol):
@@ -53,7 +56,14 @@ class Broker(Protocol):
 
 
 class Ground(Protocol):
-    """log, env: where workers find it."""
+    """log, env: where workers find it.  backlog: so many numbers keep them busy for a moment.  repeats: faults after
+    which the broker by itself may send some again that it has been told of: they are counted twice, and that is all."""
+
+    @property
+    def backlog(self) -> int: ...
+
+    @property
+    def repeats(self) -> Collection[str]: ...
 
     @property
     def broker(self) -> Broker: ...
@@ -78,6 +88,9 @@ class Ground(Protocol):
 
 
 class KafkaGround:
+    backlog = 800
+    repeats: Collection[str] = ()
+
     def __init__(self, broker: ProxiedKafka, network: Network) -> None:
         self.broker, self.network = broker, network
         self.log = f"kafka://{broker.proxied}?{SETTINGS}&connect_timeout_ms=2000&request_timeout_ms=4000"
@@ -105,6 +118,9 @@ def kafka_ground(folder: Path) -> Iterator[KafkaGround]:
 
 
 class JetStreamGround:
+    backlog = 800
+    repeats: Collection[str] = ()
+
     def __init__(self, broker: NatsServer, network: Network) -> None:
         self.broker, self.network = broker, network
         self.log = (
@@ -141,34 +157,41 @@ def jetstream_ground(folder: Path) -> Iterator[JetStreamGround]:
 
 
 class KeptMosquitto(Mosquitto):
-    """Killed only at moments when all that it has acknowledged is on disk.
+    """Killed only when all that it has acknowledged is on disk.
 
-    It writes once in each turn of its loop, after its acknowledgements: killed in between it has lost something by
-    itself, which nobody else can make good.
+    It writes when a message is queued or gone, and not when one is received (PUBREC, in either direction): killed in
+    between it loses or repeats by itself what nobody else can make good.  SIGUSR1 makes it write.
     """
 
-    def start(self) -> None:
-        super().start()
-        while Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
-            time.sleep(0.01)
-        self._waits_in = self._system_call()
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.file = folder / "mosquitto.db"
 
     def kill(self) -> None:
-        while True:
-            self.pause()
-            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
-            if self._system_call() == self._waits_in:
-                break
-            self.resume()
-            time.sleep(0.001)
-        os.kill(self.pid, signal.SIGKILL)  # still stopped: it does nothing more
+        """Nothing may come from workers any more; what the tests' own client is still to be told, it is told before."""
+        held, since = self._written(), time.monotonic()
+        while time.monotonic() < since + QUIET_S:
+            time.sleep(0.05)
+            now = self._written()
+            if now != held:
+                held, since = now, time.monotonic()
         super().kill()
 
-    def _system_call(self) -> str:
-        return Path(f"/proc/{self.pid}/syscall").read_text().split()[0]
+    def _written(self) -> bytes:
+        """What it holds at this moment."""
+        known = self.file.stat().st_mtime_ns if self.file.exists() else 0
+        os.kill(self.pid, signal.SIGUSR1)
+        wait_for(lambda: self.file.exists() and self.file.stat().st_mtime_ns != known, "mosquitto to write")
+        return self.file.read_bytes()
 
 
 class MosquittoGround:
+    backlog = 200
+    """The broker writes all that it holds for each message."""
+    repeats: Collection[str] = ("kill", "stop")
+    """Mosquitto 2.0.11 forgets that it has sent PUBREL when it is connected to again before it could send it once more:
+    it sends the message itself again, whose identifier the worker has forgotten behind its PUBCOMP."""
+
     def __init__(self, broker: KeptMosquitto, network: Network, folder: Path) -> None:
         self.broker, self.network = broker, network
         self.log = f"embedded:{folder / 'log'}"
@@ -201,7 +224,7 @@ def mosquitto_ground(folder: Path) -> Iterator[MosquittoGround]:
             finally:
                 ground.close()
     finally:
-        broker.kill()
+        broker.stop()
 
 
 def _result(value: bytes) -> Result:

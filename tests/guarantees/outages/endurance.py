@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from tests.guarantees.outages.watch import Answer, Watch, ask, watched
 __all__ = ["Endured", "Theatre"]
 
 APP = Path(__file__).with_name("app.py")
-BACKLOG, MORE = 800, 50
+MORE = 50
 BACK_S = 60.0
 """Within so long of the return something new is done.  The table tells how long it took; it is seconds."""
 STOP_S = 8.0 + 2.0
@@ -60,8 +61,12 @@ class Endured:
     lines: int = 0
     ended_s: float | None = None
     statuses: list[int] = field(default_factory=list)
+    repeated: int = 0
 
-    HEAD = f"{'cell':38} {'first':>6} {'all':>6} {'well':>6} {'noticed':>7} {'cpu':>5} {'answer':>6} {'lines':>5} ended"
+    HEAD = (
+        f"{'cell':38} {'first':>6} {'all':>6} {'well':>6} {'noticed':>7} {'cpu':>5} {'answer':>6} {'lines':>5} "
+        "ended, repeated"
+    )
 
     def __str__(self) -> str:
         noticed = f"{self.noticed_s:.1f}" if self.noticed_s is not None else "-"
@@ -69,7 +74,7 @@ class Endured:
         ended = f"{self.ended_s:.1f} {self.statuses}" if self.ended_s is not None else "-"
         return (
             f"{self.cell!s:38} {self.first_s:6.1f} {self.all_s:6.1f} {self.well_s:6.1f} {noticed:>7} {cpu:>5} "
-            f"{self.answer_s:6.2f} {self.lines:5} {ended}"
+            f"{self.answer_s:6.2f} {self.lines:5} {ended} {self.repeated or ''}"
         )
 
 
@@ -81,6 +86,8 @@ class Theatre:
         self._checked = self._sent = 0
         self._results: list[Result] = []
         """Of what was sent since the last check."""
+        self._counts: Counter[int] = Counter()
+        """For each digit what had been counted by then."""
 
     @property
     def said_in(self) -> Path:
@@ -98,7 +105,7 @@ class Theatre:
         workers = list(self._fleet.running.values())
         said = {worker: len(worker.said.splitlines()) for worker in workers}
         if cell.busy:
-            self._send(BACKLOG)
+            self._send(self._ground.backlog)
             self._fleet.until(some_time(chance, 0.0, 0.3), "the moment of the outage")
         with watched(workers) as watch:
             with struck(self._ground, cell.fault):
@@ -114,7 +121,7 @@ class Theatre:
             endured.well_s = time.monotonic() - back
         endured.lines = max(len(worker.said.splitlines()) - said[worker] for worker in workers)
         self._look(cell, endured, watch, workers, began, over)
-        self._check()
+        endured.repeated = self._check(exact=not cell.busy or cell.fault not in self._ground.repeats)
         return endured
 
     # ── its course ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -175,7 +182,7 @@ class Theatre:
             self._results += self._ground.take()
             if endured is not None and not endured.first_s and len(self._results) > before:
                 endured.first_s = time.monotonic() - back
-            return len(self._results) >= self._sent - self._checked
+            return {n for n, _ in self._results}.issuperset(range(self._checked, self._sent))
 
         try:
             self._fleet.until(all_have_come, "all results")
@@ -219,14 +226,29 @@ class Theatre:
         for worker in workers:
             assert "Traceback" not in worker.said, f"{worker}:\n{worker.said[-5000:]}"
 
-    def _check(self) -> None:
+    def _check(self, *, exact: bool = True) -> int:
+        """How much the broker has repeated; nothing else may have befallen any number, and where ``exact`` not that."""
         self._results += self._ground.take()
-        wrong = self._wrong()
+        repeated = len(self._results) - (self._sent - self._checked)
+        wrong = self._wrong() if exact or repeated <= 0 else self._wrong_but_repeated()
         assert not wrong, wrong
+        self._counts.update(n % KEYS for n, _ in self._results)
         self._results.clear()
         self._checked = self._sent
+        return repeated
 
     def _wrong(self) -> str:
         """What is lost or there twice, in a line; empty if nothing is."""
-        expected = ((str(n), str(n // KEYS + 1)) for n in range(self._checked, self._sent))
+        expected, counts = [], self._counts.copy()
+        for n in range(self._checked, self._sent):
+            counts[n % KEYS] += 1
+            expected.append((str(n), str(counts[n % KEYS])))
         return differences(((str(n), str(count)) for n, count in self._results), expected, "counted")
+
+    def _wrong_but_repeated(self) -> str:
+        """The same where some came in twice: what came is counted once each time, and nothing is missing."""
+        lost = set(range(self._checked, self._sent)).difference(n for n, _ in self._results)
+        came = Counter(n % KEYS for n, _ in self._results)
+        expected = ((str(key), str(self._counts[key] + each)) for key in came for each in range(1, came[key] + 1))
+        wrong = differences(((str(n % KEYS), str(count)) for n, count in self._results), expected, "digits")
+        return f"lost: {sorted(lost)}; {wrong}" if lost or wrong else ""

@@ -56,6 +56,8 @@ class Network(Relay):
             await self.listen()
         for link in list(self.links):
             self._befall(link)
+        while state == "refuse" and self.links:  # noqa: ASYNC110 - each goes in a turn or two
+            await asyncio.sleep(0.001)
 
     def _befall(self, link: Link) -> None:
         match self._state:
