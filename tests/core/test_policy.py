@@ -9,7 +9,7 @@ from streams.core.capability import Limits
 from streams.core.log import TopicSpec
 from streams.core.outputs import Outputs, RecordTooLarge
 from streams.core.policy import FAIL, MAX_WORDS, ErrorPolicy, Failures
-from streams.core.record import Fetched, Records, TopicPartition
+from streams.core.record import Fetched, Headers, Records, TopicPartition
 from streams.errors import DerivedValueFailed, RecordFailed, WrongPartition
 
 AT = TopicPartition("in", 3)
@@ -124,7 +124,8 @@ def test_a_dead_letter_carries_the_record_with_its_headers_and_says_whence_and_w
     given = batch()
     assert given.origin is not None
     carried, outputs = failures()
-    for headers in (None, [None, None, (("mine", b"1"),)]):
+    columns: list[list[Headers | None] | None] = [None, [None, None, (("mine", b"1"),)]]
+    for headers in columns:
         given.origin.fetched.records.headers = headers
         carried.drop(given, [(2, ValueError("no"))], "op", LETTERS)
         assert headers_of(outputs) == (
