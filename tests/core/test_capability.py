@@ -74,3 +74,8 @@ def test_asking_for_more_than_can_be_had_names_the_edge_the_reason_and_the_choic
         require("exactly_once", "edge", derived)
     require("at_least_once", "edge", derived)
     require("exactly_once", "edge", Derived(EXACTLY, ""))
+
+
+def test_why_a_repeat_may_be_seen_is_told_by_what_the_target_recognises() -> None:
+    assert "time window" in derive_sink(Capabilities(deduplicates="window")).why
+    assert "doesn't recognise" in derive_sink(Capabilities(deduplicates="never")).why

@@ -8,9 +8,14 @@ from typing import Any
 import pytest
 
 from streams import App, tumbling
-from streams.core.graph import needs_record_order
+from streams.core.graph import Graph, Node, needs_record_order
+from streams.core.log import TopicKind, TopicSpec
+from streams.core.state import StateSpec
 from streams.dsl.blueprint import Blueprint
 from streams.errors import TopologyError
+from streams.operators.branch import Merge
+from streams.operators.source import Source
+from streams.operators.table import TableWriter
 
 
 def drawn(declare: Callable[[App], Any], **settings: Any) -> Blueprint:
@@ -113,3 +118,44 @@ def merged_topics(app: App) -> None:
 def test_records_are_taken_one_by_one_only_where_two_ways_meet(declare: Callable[[App], Any], expected: bool) -> None:
     [subtopology] = drawn(declare).subtopologies
     assert needs_record_order(subtopology.nodes) is expected
+
+
+def drawn_of(*nodes: Node) -> Graph:
+    graph = Graph("shop")
+    for node in nodes:
+        graph.add(node)
+    return graph
+
+
+def reading(name: str, partitions: int = 1, kind: TopicKind = "user") -> Source:
+    return Source(name=name, topic=TopicSpec(name, partitions, kind), decode=bytes)
+
+
+def keeping(*upstream: Node, of_keys: bool = True) -> TableWriter:
+    return TableWriter(
+        name="kept", state=StateSpec("rows", "keyed", bytes, bytes, "f", of_keys=of_keys), upstream=upstream
+    )
+
+
+def test_what_is_shared_out_whatever_its_key_cannot_feed_what_is_kept_by_key() -> None:
+    journal = reading("j", 2, "journal")
+    with pytest.raises(TopologyError, match="rows: what comes to j is shared out among its 2 partitions"):
+        drawn_of(journal, keeping(journal)).subtopologies()
+    for source, kept in ((reading("j", 1, "journal"), True), (reading("j", 2), True), (journal, False)):
+        assert drawn_of(source, keeping(source, of_keys=kept)).subtopologies()
+    assert drawn_of(journal).subtopologies()
+
+
+def test_topics_with_different_partitions_are_told_with_what_they_would_feed() -> None:
+    one, two = reading("one", 1), reading("two", 2)
+    with pytest.raises(TopologyError, match="one has 1 partitions and two has 2, but both feed rows:"):
+        drawn_of(one, two, keeping(one, two)).subtopologies()
+    with pytest.raises(TopologyError, match="but both feed one task:"):
+        drawn_of(one, two, Merge(name="m", upstream=[one, two])).subtopologies()
+
+
+def test_two_ways_are_found_from_whichever_source_they_lead_and_where_one_of_them_is_direct() -> None:
+    one, two = reading("one"), reading("two")
+    way = Merge(name="way", upstream=[two])
+    assert not needs_record_order([one, Merge(name="m", upstream=[one]), two, way])
+    assert needs_record_order([one, Merge(name="m", upstream=[one]), two, way, Merge(name="e", upstream=[two, way])])

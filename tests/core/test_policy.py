@@ -124,8 +124,8 @@ def test_a_dead_letter_carries_the_record_with_its_headers_and_says_whence_and_w
     given = batch()
     assert given.origin is not None
     carried, outputs = failures()
-    some: list[Headers | None] = [None, None, (("mine", b"1"),)]
-    for headers in (None, some):
+    columns: list[list[Headers | None] | None] = [None, [None, None, (("mine", b"1"),)]]
+    for headers in columns:
         given.origin.fetched.records.headers = headers
         carried.drop(given, [(2, ValueError("no"))], "op", LETTERS)
         assert headers_of(outputs) == (

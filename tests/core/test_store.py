@@ -9,7 +9,7 @@ from streams.core.state import CacheBudget
 from streams.core.store import Changes, StoreState, StoreView, after_prefix, prefix_bytes
 from streams.state.memory import MemoryDisk, MemoryStore
 
-prefixes_st = st.lists(st.sampled_from([0, 1, 254, 255]), min_size=1, max_size=3).map(bytes)
+prefixes_st = st.lists(st.sampled_from([0, 1, 88, 254, 255]), min_size=1, max_size=3).map(bytes)
 
 
 @given(prefixes_st.filter(lambda prefix: prefix.strip(b"\xff") != b""), st.binary(max_size=3))

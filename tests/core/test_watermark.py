@@ -118,3 +118,7 @@ def test_whatever_happens_the_task_s_watermark_only_rises_and_survives_being_sav
 def test_a_mark_comes_back_as_it_was_written() -> None:
     mark = Mark("task-3", -7, True, 4, 99)
     assert decode_mark(encode_mark(mark)) == mark
+
+
+def test_an_input_that_follows_marks_knows_no_silence() -> None:
+    assert not MarkedWatermark(["u"]).silent()
