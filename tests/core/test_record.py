@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.core.log import distance_on
 from streams.core.message import Message
-from streams.core.record import START, Fetched, Headers, Position, Records, TopicPartition
+from streams.core.record import START, Fetched, Headers, Position, Positions, Records, TopicPartition
 
 lanes_st = st.dictionaries(st.integers(0, 2), st.integers(0, 5))
 
@@ -71,3 +72,16 @@ def test_a_partition_reads_as_its_topic_and_number() -> None:
 def test_a_message_shows_the_first_header_of_a_name() -> None:
     message = Message("t", None, None, 0, (("a", b"1"), ("b", b"2"), ("b", b"3")))
     assert (message.header("b"), message.header("c")) == (b"2", None)
+
+
+def test_what_lies_between_two_positions_is_counted_by_the_log_where_it_can() -> None:
+    class Counting:
+        def distance(self, partition: TopicPartition, since: Position, end: Position) -> int:
+            return 42
+
+        async def backlog(self, positions: Positions) -> dict[TopicPartition, int]:
+            return {}
+
+    here, there, partition = Position.at(2), Position.at(9), TopicPartition("t", 0)
+    assert distance_on(object(), partition, here, there) == 7
+    assert distance_on(Counting(), partition, here, there) == 42
