@@ -45,6 +45,9 @@ QUIET_ABOUT = {"delay"}
 NOTICED_FROM_S, NOTICED_S = 4, 60.0
 """An outage that is to last so long lasts until all have said that they aren't well, within so long: a session, a
 request or a keep-alive comes to its end within seconds."""
+FOR_GOOD_S = 10.0
+"""From then on nobody says that it is well until the return.  Before, one that has lost its tasks may say so, until it
+has been out of touch for long enough (``TOUCH_LOST_S``)."""
 
 
 @dataclass
@@ -216,8 +219,8 @@ class Theatre:
         assert not silent, f"health wasn't answered: {silent[0]}"
         assert endured.answer_s < ANSWER_S, f"health was answered after {endured.answer_s:.1f} s only"
         if cell.fault not in QUIET_ABOUT:
-            lies = watch.took_back(began, over)
-            assert not lies, f"while it was away a worker said that it is well again: {lies[0]}"
+            lies = watch.took_back(began, began + FOR_GOOD_S, over)
+            assert not lies, f"after {lies[0].at_s - began:.1f} s a worker said that it is well again: {lies[0]}"
         assert endured.first_s < BACK_S, f"nothing was done for {endured.first_s:.1f} s after the return"
         if endured.cpu is not None and not (cell.busy and cell.fault in QUIET_ABOUT):
             assert endured.cpu < CPU_SHARE, f"a worker took {endured.cpu:.0%} of a core while it waited"
