@@ -187,7 +187,7 @@ class KafkaMembership:
         since = self._unheard_since
         if since is None:
             return None
-        return OutOfTouch(self._server, since, self._missed or "it doesn't answer")
+        return OutOfTouch(self._server, since, self._missed or "it doesn't answer", not self._in)
 
     async def close(self) -> None:
         """End the membership, and leave the group unless this worker has a name.  Raises nothing: a member that

@@ -75,12 +75,14 @@ class OutOfTouch:
     """A worker isn't heard as a member by its log.
 
     server: whose answers it misses, as a person knows it, without secrets.  since_s: by ``time.monotonic``, when the
-    first request that wasn't answered was sent.  why: what was seen last, in a few words.
+    first request that wasn't answered was sent.  why: what was seen last, in a few words.  out: its session is over, so
+    that others may have its tasks: that it has none left isn't how it should be.
     """
 
     server: str
     since_s: float
     why: str
+    out: bool = False
 
 
 class Membership(Protocol):

@@ -91,7 +91,8 @@ class Status:
         """A line for the log and each other server that has left the worker without an answer for too long."""
         found: list[str] = []
         lost = self.worker.out_of_touch()
-        if lost is not None and (for_s := time.monotonic() - lost.since_s) >= TOUCH_LOST_S:
+        if lost is not None and (lost.out or time.monotonic() - lost.since_s >= TOUCH_LOST_S):
+            for_s = max(0.0, time.monotonic() - lost.since_s)
             words = f"out of touch with {lost.server} for {for_s:.0f} s ({lost.why})"
             found.append(f"{words}; its tasks go on when it answers")
         for server in self.worker.outside.carriers:

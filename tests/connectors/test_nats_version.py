@@ -16,11 +16,13 @@ def refusal(version: bytes) -> str:
     """What a log says of a server with this version."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(INFO % version)
-        while line := await reader.readline():
-            if line == b"PING\r\n":
-                writer.write(b"PONG\r\n")
-        writer.close()
+        try:
+            writer.write(INFO % version)
+            while line := await reader.readline():
+                if line == b"PING\r\n":
+                    writer.write(b"PONG\r\n")
+        finally:  # the run may be over, and this cancelled, before the end of the connection is read
+            writer.close()
 
     async def run() -> str:
         async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, asyncio.timeout(60):

@@ -144,7 +144,9 @@ def test_a_worker_whose_log_does_not_answer_is_unhealthy_with_tasks_and_without(
             await desk.until_status("/health", 200)
             place.lost = OutOfTouch("kafka://a:1: broker a:1", time.monotonic() + 60, "it doesn't answer")
             assert (await desk.get("/health"))[0] == 200  # since just now: not for the moment that an election takes
-            place.lost = replace(place.lost, since_s=time.monotonic() - 20)
+            place.lost = replace(place.lost, out=True)
+            assert (await desk.get("/health"))[0] == 503  # its session is over, though: others may have its tasks
+            place.lost = replace(place.lost, since_s=time.monotonic() - 20, out=False)
             status, body = await desk.get("/health")
             assert (status, body["status"]) == (503, "disconnected")
             (line,) = body["problems"]
