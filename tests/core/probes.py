@@ -52,8 +52,6 @@ class Probing:
 class Timed(Probing):
     """``due``: event times at which it acts; ``fired``: (due, the watermark it was given, the context's)."""
 
-    in_order = False
-
     def __init__(self, node: Probe, context: TaskContext, emit: Emit) -> None:
         super().__init__(node, context, emit)
         self.due = list(node.due)
