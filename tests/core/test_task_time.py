@@ -328,3 +328,14 @@ def test_event_time_stands_still_until_agents_have_handled_what_they_were_given(
     assert task.step(), "event time moves on"
     assert task.watermark == 5
     assert not task.step()
+
+
+def test_a_mark_alone_is_something_to_commit_whether_event_time_moves_or_not() -> None:
+    task = a_task(a_source("in"), upstream_tasks={"in": ["u-0", "u-1"]})
+    for mark, watermark in ((Mark("u-0", 50), NEVER), (Mark("u-1", 40), 40)):
+        feed_marks(task, mark)
+        assert task.step()
+        assert (task.dirty, task.watermark) == (True, watermark)
+        commit(task)
+        assert not task.step()
+        assert not task.dirty
