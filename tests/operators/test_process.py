@@ -341,7 +341,7 @@ def test_a_timer_does_not_fire_before_a_record_that_comes_before_it() -> None:
             ctx.timer("u", at=17)
 
     work = a_process(fn, t=lambda state, ctx: ctx.emit("12"), u=lambda state, ctx: ctx.emit("17"))
-    origin = read_at([10, 13, 18], before=0, after=18, first=4)
-    values = ["first", "second", "third"]
-    work.processor.process(Batch([b"a"] * 3, values, [10, 13, 18], [4, 5, 6], origin))
+    work.give(("a", "first", 10), origin=read_at([10], before=0, after=10))
+    origin = read_at([13, 18], before=10, after=18, first=4)
+    work.processor.process(Batch([b"a"] * 2, ["second", "third"], [13, 18], [4, 5], origin))
     assert [value for _, value, _ in work.taken()] == ["first", "12", "second", "17", "third"]
