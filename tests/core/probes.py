@@ -53,8 +53,6 @@ class Probing:
 class Timed(Probing):
     """``due``: event times at which it acts; ``fired``: (due, the watermark it was given, the context's)."""
 
-    in_order = False
-
     def __init__(self, node: Probe, context: TaskContext, emit: Emit) -> None:
         super().__init__(node, context, emit)
         self.due = list(node.due)
@@ -73,16 +71,19 @@ class Timed(Probing):
 
 
 class Ordered(Timed):
-    """What happened, in its order: (what, event time, the watermark that it was given)."""
+    """What happened, in its order: (what, event time).  ``befores``: the watermark before each record."""
 
     in_order = True
 
     def __init__(self, node: Probe, context: TaskContext, emit: Emit) -> None:
         super().__init__(node, context, emit)
         self.happened: list[tuple[str, int]] = []
+        self.befores: list[int] = []
 
     def process(self, batch: Batch) -> None:
         self.happened += [("record", time) for time in batch.times]
+        if batch.origin is not None:
+            self.befores += [batch.origin.watermark_before(row) for row in batch.rows]
 
     def advance(self, watermark: int) -> bool:
         while self.due and self.deadline() <= watermark:

@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import takewhile
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.core.batch import FOREVER, NEVER
 from streams.core.inputs import Input, choose
-from streams.core.record import START
+from streams.core.record import START, Fetched, Records
 from streams.core.watermark import Mark
-from tests.core.test_inputs import an_input, fetched
+from tests.core.test_inputs import AT, an_input, fetched
 
 Row = int | str | Mark
 """A record with that event time, one that can't be decoded ("bad"), or a mark."""
@@ -68,6 +68,7 @@ def piece_of(run: list[Place], limit: int, before: int, until: int) -> list[Plac
     return taken
 
 
+@settings(max_examples=200)
 @given(
     st.lists(rows_st.filter(bool), min_size=1, max_size=3),
     st.lists(st.tuples(st.integers(1, 4), bound_st, bound_st), min_size=1, max_size=5),
@@ -161,3 +162,10 @@ def test_requests_go_first_or_last_and_of_the_others_the_one_with_the_lowest_tim
     if asked and (requests_first or expected is None):
         expected = (asked[0], FOREVER)
     assert choose(inputs, lambda each: id(each) in lagging, requests_first=requests_first) == expected
+
+
+def test_what_the_log_skipped_behind_the_last_record_is_passed_with_it_though_it_was_told_later() -> None:
+    source = an_input()
+    source.accept(fetched([5]))
+    source.accept(Fetched(AT, [], Records(), 20))
+    assert source.take(1).position.offset() == 20

@@ -244,15 +244,20 @@ def test_requests_and_records_take_turns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("slack_ms", "expected"), [(0, "5 F10 12 13 20 F22 25 F30 30"), (3, "5 12 F10 13 20 F22 25 30")]
+    ("slack_ms", "expected", "befores"),
+    [
+        (0, "5 F10 12 13 20 F22 25 F30 30", [NEVER, 12, 12, 13, 25, 30]),
+        (3, "5 12 F10 13 20 F22 25 30", [NEVER, 2, 10, 10, 22, 22]),
+    ],
 )
-def test_a_timer_fires_before_the_record_that_makes_it_due(slack_ms: int, expected: str) -> None:
+def test_a_timer_fires_before_the_record_that_makes_it_due(slack_ms: int, expected: str, befores: list[int]) -> None:
     source = a_source(slack_ms=slack_ms)
     probe = Probe(name="probe", upstream=[source], kind=Ordered, due=[10, 22, 30])
     task = a_task(source, probe)
     feed(task, [5, 12, 13, 20, 25, 30])
     run(task)
     happened = probe.made[0].happened
+    assert probe.made[0].befores == befores, "a record that makes no timer due moves event time behind itself"
     assert " ".join(f"{'F' if what == 'fired' else ''}{time}" for what, time in happened) == expected
 
 
@@ -264,6 +269,7 @@ def test_a_timer_behind_a_window_is_due_so_much_later() -> None:
     feed(task, [5, 11, 14, 15])
     run(task)
     assert probe.made[0].happened == [("record", 5), ("record", 11), ("record", 14), ("fired", 10), ("record", 15)]
+    assert probe.made[0].befores == [NEVER, 5, 11, 15]
 
 
 def test_a_timer_waits_for_the_input_that_is_behind() -> None:
@@ -276,6 +282,29 @@ def test_a_timer_waits_for_the_input_that_is_behind() -> None:
     feed(task, [9, 10], "two")
     run(task)
     assert probe.made[0].happened[3:] == [("record", 9), ("fired", 10), ("record", 10)]
+
+
+def test_a_timer_fires_before_its_record_where_another_input_has_come_just_so_far() -> None:
+    sources = [a_source("in"), a_source("two")]
+    probe = Probe(name="probe", upstream=sources, kind=Ordered, due=[10])
+    task = a_task(*sources, probe)
+    feed(task, [5, 12])
+    feed(task, [10], "two")
+    run(task)
+    assert probe.made[0].happened == [("record", 5), ("record", 10), ("fired", 10), ("record", 12)]
+
+
+def test_a_timer_does_not_wait_for_an_input_that_is_idle() -> None:
+    sources = [a_source("in"), a_source("two", idle_after_ms=10)]
+    probe = Probe(name="probe", upstream=sources, kind=Ordered, due=[10])
+    task = a_task(*sources, probe)
+    feed(task, [1], "two")
+    feed(task, [2])
+    run(task)
+    task.tick(100)
+    feed(task, [5, 12])
+    run(task)
+    assert probe.made[0].happened[2:] == [("record", 5), ("fired", 10), ("record", 12)]
 
 
 def test_an_operator_that_needs_no_order_is_told_at_once_how_far_event_time_has_come() -> None:
@@ -299,3 +328,14 @@ def test_event_time_stands_still_until_agents_have_handled_what_they_were_given(
     assert task.step(), "event time moves on"
     assert task.watermark == 5
     assert not task.step()
+
+
+def test_a_mark_alone_is_something_to_commit_whether_event_time_moves_or_not() -> None:
+    task = a_task(a_source("in"), upstream_tasks={"in": ["u-0", "u-1"]})
+    for mark, watermark in ((Mark("u-0", 50), NEVER), (Mark("u-1", 40), 40)):
+        feed_marks(task, mark)
+        assert task.step()
+        assert (task.dirty, task.watermark) == (True, watermark)
+        commit(task)
+        assert not task.step()
+        assert not task.dirty

@@ -6,6 +6,7 @@ original bytes with cause and position in the same commit; ``skip`` counts.  Rec
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -77,7 +78,9 @@ def in_aggregate(app: App, source: Callable[..., Stream[Any, Any]]) -> None:
 
 
 def in_dedupe(app: App, source: Callable[..., Stream[Any, Any]]) -> None:
-    source().map(lambda v: [v]).dedupe(lambda v: refuse_text(v[0]) and id(v), within="1s").map(lambda v: v[0]).to("out")
+    # Not `id(v)`: a later value may lie where a former one did, and would pass for it.
+    each_its_own = itertools.count()
+    source().dedupe(lambda v: refuse_text(v) and next(each_its_own), within="1s").to("out")
 
 
 def in_process(app: App, source: Callable[..., Stream[Any, Any]]) -> None:

@@ -6,7 +6,8 @@ What must live here: which tests a mutant is given, and what becomes of it.  Wha
 1. Every test is run once under coverage, whose contexts tell which lines it executes, and once more without: what it
    costs, and that all are green with no mutant.
 2. For each mutant a process is forked, which installs it and runs the tests that execute its lines, up to the first
-   that fails: the tests that killed the last mutants of its function first, then the cheapest first.
+   that fails: those that killed the last mutants of its function first, then those of its own test files, then the
+   cheapest.
 3. A process is given as much CPU time as its tests should take, many times over (a mutant may loop for ever), a bound
    on memory (it may fill a list for ever), and a time on the clock (it may wait for ever).  Each of them is a kill.
 
@@ -131,7 +132,9 @@ class Forks:
             file = os.path.realpath(mutant.path)
             tests = set().union(*(reached.get((file, line), set()) for line in mutant.lines))
             known = index.get(self._known(mutant))
-            chosen = _chosen(tests, costs_s, by_function[mutant.function], known, self.budget_s)
+            own = f"test_{mutant.path.stem}"
+            ranks = [(not item.path.name.startswith(own), cost_s) for item, cost_s in zip(session.items, costs_s)]
+            chosen = _chosen(tests, costs_s, ranks, by_function[mutant.function], known, self.budget_s)
             if not chosen:
                 self.outcomes.append(Outcome(mutant, None, 0))
                 continue
@@ -150,7 +153,12 @@ class Forks:
 
 
 def _chosen(
-    tests: set[int], costs_s: Sequence[float], recent: Sequence[int], known: int | None, budget_s: float
+    tests: set[int],
+    costs_s: Sequence[float],
+    ranks: Sequence[tuple[bool, float]],
+    recent: Sequence[int],
+    known: int | None,
+    budget_s: float,
 ) -> list[int]:
     first = [known] if known in tests and known is not None else []
     for number in reversed(recent):
@@ -158,7 +166,7 @@ def _chosen(
             first.append(number)
         if len(first) == 3:
             break
-    chosen = first + sorted(tests.difference(first), key=lambda number: costs_s[number])
+    chosen = first + sorted(tests.difference(first), key=lambda number: ranks[number])
     spent_s = 0.0
     for i, number in enumerate(chosen):
         spent_s += costs_s[number]

@@ -331,3 +331,17 @@ def test_code_that_uses_tables_finds_them_and_its_record_and_what_it_wrote_is_ta
     assert work.processor.advance(5)
     assert here == [("p", None)]
     assert [spec.name for spec in work.node.states] == ["seen", "seen.timers-due", "seen.timers", "rows"]
+
+
+def test_a_timer_does_not_fire_before_a_record_that_comes_before_it() -> None:
+    def fn(value: str, state: list[Any], ctx: ProcessContext) -> None:
+        ctx.emit(value)
+        if value == "first":
+            ctx.timer("t", at=12)
+            ctx.timer("u", at=17)
+
+    work = a_process(fn, t=lambda state, ctx: ctx.emit("12"), u=lambda state, ctx: ctx.emit("17"))
+    work.give(("a", "first", 10), origin=read_at([10], before=0, after=10))
+    origin = read_at([13, 18], before=10, after=18, first=4)
+    work.processor.process(Batch([b"a"] * 2, ["second", "third"], [13, 18], [4, 5], origin))
+    assert [value for _, value, _ in work.taken()] == ["first", "12", "second", "17", "third"]

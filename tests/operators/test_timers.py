@@ -170,3 +170,11 @@ def test_the_states_of_timers_are_told_from_others_and_an_entry_has_no_value() -
     due, index = timer_states("op")
     assert (due.name, due.kind, due.fingerprint, due.encode(True)) == ("op.timers-due", "keyed", "timers-due/1", b"")
     assert (index.name, index.kind, index.fingerprint) == ("op.timers", "keyed", "timers/1")
+
+
+def test_a_timer_that_was_cancelled_does_not_keep_the_next_one_from_firing() -> None:
+    world = World()
+    for name, at in (("gone", 1), ("stays", 2)):
+        world.timers.set(b"a", name, at, 0)
+    world.timers.cancel(b"a", "gone")
+    assert world.timers.take(5, 1) == [(2, b"a", "stays")]
