@@ -24,19 +24,31 @@ class Wake:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self._news = asyncio.Event()
 
     def set(self) -> None:
         """End the wait that goes on, or the next one."""
         self._event.set()
 
+    def set_by_others(self) -> None:
+        """As ``set``, and end the pause after a failure as well: what it failed at is there again, since others have
+        been heard by it."""
+        self._event.set()
+        self._news.set()
+
     async def wait(self, most_s: float, *, least_s: float = 0.0) -> None:
-        """Return at a wake-up, but not before ``least_s``, and after ``most_s`` without one."""
-        await asyncio.sleep(least_s)
-        if most_s > least_s:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(most_s - least_s):
-                    await self._event.wait()
+        """Return at a wake-up, but not before ``least_s`` unless others are heard, and after ``most_s`` without one."""
+        await asyncio.sleep(0)
+        await self._until(self._news, least_s)
+        await self._until(self._event, most_s - least_s)
         self._event.clear()
+        self._news.clear()
+
+    async def _until(self, event: asyncio.Event, most_s: float) -> None:
+        if most_s > 0.0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(most_s):
+                    await event.wait()
 
 
 async def fetch_or_wait(

@@ -29,6 +29,8 @@ logger = logging.getLogger("streams")
 
 MAX_PAYLOAD = 2**20
 """Where the server doesn't say; its own default."""
+PERHAPS_FULL = "if its server's log says that the disk is full: make room, and start it anew"
+"""A stream that its server couldn't write answers nothing to what it is to store: only the server's log tells why."""
 AGAIN_S = 1.0
 TICK_S = 0.5
 STALL_S = 2.0
@@ -375,9 +377,7 @@ class Connection:
         except TimeoutError:
             said = f"{self.url}: no answer to {subject} within {patience_s:g} s"
             if not subject.startswith("$"):
-                # A stream that its server couldn't write answers nothing to what it is to store: only the server's log
-                # tells why.
-                said += "; if its server's log says that the disk is full: make room, and start it anew"
+                said += f"; {PERHAPS_FULL}"
             raise LogUnavailable(said) from None
         finally:
             self.forget(reply)

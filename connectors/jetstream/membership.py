@@ -48,6 +48,9 @@ __all__ = ["JetStreamMembership"]
 
 logger = logging.getLogger("streams")
 
+GATHERING_BEATS = 1.5
+"""A group that has lost its memory (the server that held it, say) is divided anew after so long: the others step within a
+beat, find that they are out as well, and let go of what they run.  The first that is back would be given all of it."""
 NEWS_INTERVAL_S = 1.0
 """Between two rounds for warm-ups that are ready one after the other."""
 MANY_FAILURES = 4
@@ -95,6 +98,7 @@ class JetStreamMembership:
         self._vouched = 0.0
         self._said: MemberState | None = None
         self._round_at = 0.0
+        self._out_at = float("-inf")
         self._unheard_since: float | None = None
         self._missed = ""
         self._lapse: asyncio.TimerHandle | None = None
@@ -203,7 +207,7 @@ class JetStreamMembership:
                 await news.close()
 
     def _hear(self, messages: list[Message]) -> None:
-        self._wake.set()
+        self._wake.set_by_others()
 
     async def _tell(self) -> None:
         await self._api.connection.write(publication(news_subject(self._group), b""))
@@ -289,6 +293,8 @@ class JetStreamMembership:
         members = await heard(self._api, self._group)
         if self._id not in members:
             return  # a replica that is behind answered
+        if before is None and self._now() < self._out_at + GATHERING_BEATS * self._beat_s:
+            return
         if not self._due(members, before):
             return
         told = divide(self._group, members, before)
@@ -353,6 +359,7 @@ class JetStreamMembership:
         self._wake.set()
         if self._in:
             logger.warning("group %s: this worker is out (%s); its tasks stop until it is in again", self._group, why)
+            self._out_at = self._now()
         self._in = False
         self._share = Share()
         self._number = -1

@@ -23,6 +23,7 @@ import msgspec
 
 from streams.connectors.jetstream.api import EXPECTED, Api, ErrorCode, refused_with
 from streams.connectors.jetstream.chains import Link, last_link
+from streams.connectors.jetstream.client import PERHAPS_FULL
 from streams.connectors.jetstream.messages import (
     BLOCK_PLACES,
     HEAD_BYTES,
@@ -287,7 +288,8 @@ class JetStreamTaskWriter:
             async with asyncio.timeout(connection.timeout_s):
                 message = await future
         except (TimeoutError, LogUnavailable) as error:
-            raise CommitUnknown(f"{self._where}: no answer came; it may have been carried out") from error
+            words = "no answer came; it may have been carried out"
+            raise CommitUnknown(f"{self._where}: {words}; {PERHAPS_FULL}") from error
         finally:
             connection.forget(reply)
         if message.head.startswith(b"NATS/1.0 503"):

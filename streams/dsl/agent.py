@@ -57,8 +57,9 @@ class Agent(Generic[K, V]):
 
         The reply comes after the commit of its effects.  ``key`` decides the task; where the stream has a key_by right
         before the agent it is computed.  Raises AgentFailed when the agent raised (its effects are taken back),
-        AskTimeout, and AskCycle at once when the asked task waits for the caller.  From inside an agent it is
-        an external effect, under an id that a re-run repeats, so that it takes effect once.
+        AskTimeout, LogUnavailable when the log hasn't taken the request by then, and AskCycle at once when the asked
+        task waits for the caller.  From inside an agent it is an external effect, under an id that a re-run repeats, so
+        that it takes effect once; an agent begins its event again when the log has not taken what it asks.
         """
         encoded = self._key(value, key)
         return await self.app.running.ask(

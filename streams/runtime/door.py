@@ -15,7 +15,7 @@ import logging
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from importlib import import_module
 
 from streams.runtime.status import Status
@@ -51,8 +51,7 @@ async def published(status: Status, publish: Publish) -> AsyncIterator[None]:
             if not knocked.is_set():  # after that the reader of this socket is the server's
                 loop.remove_reader(door)
             serving.cancel()
-            with suppress(asyncio.CancelledError):
-                await serving
+            await asyncio.wait({serving})
 
 
 async def _serve(status: Status, token: str, door: socket.socket, knocked: asyncio.Event) -> None:
@@ -68,4 +67,3 @@ async def _serve(status: Status, token: str, door: socket.socket, knocked: async
             error,
         )
         door.close()  # else they would wait for an answer
-        raise

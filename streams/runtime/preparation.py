@@ -65,18 +65,18 @@ async def prepare(
     Workers that start at the same time fence each other's control task: then each begins again, a few times.  Servers
     that were there a moment ago, when their log was opened, are waited for.  Raises StoppedEarly.
     """
-    attempt, bound_s, chance, shared = 0, FIRST_S, Random(seed), is_shared(log.url)
+    fenced, bound_s, chance, shared = 0, FIRST_S, Random(seed), is_shared(log.url)
     while True:
-        attempt += 1
         try:
             ready = await unless_stopped(_prepared(app, log, outside, more, now_ms), stop)
         except RetryableError as error:
             outage = shared and isinstance(error, LogUnavailable | CommitUnknown)
-            if attempt > FEW and not outage:
-                raise
-            if outage:
+            if outage:  # doesn't count: those who have waited for the same server fence each other when it is back
                 outages.failed(f"app {app.name}: starting again", error)
+            elif fenced == FEW:
+                raise
             else:
+                fenced += 1
                 logger.info("app %s: starting again: %s", app.name, error)
         else:
             outages.works(log.url)

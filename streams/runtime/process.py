@@ -41,6 +41,7 @@ from streams.runtime.door import published
 from streams.runtime.driver import Phase
 from streams.runtime.idle import Idle
 from streams.runtime.metrics import edge_counters, log_counters
+from streams.runtime.outages import Outages
 from streams.runtime.places import is_shared, place
 from streams.runtime.restore import Progress
 from streams.runtime.serving import Serving
@@ -269,8 +270,8 @@ async def _open(log: Log, stop: _Stop) -> None:
     was reached that hangs up, wait until it doesn't, or the start is cut short."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + PATIENCE_S
-    began, pause_s = loop.time(), LOOK_S
-    reached = False
+    pause_s = LOOK_S
+    reached, outages = False, Outages()
     while True:
         try:
             # What is opened in this process is never cut short: it has nobody to wait for.
@@ -278,10 +279,13 @@ async def _open(log: Log, stop: _Stop) -> None:
         except LogUnavailable as error:
             if not reached and not isinstance(error, ConnectionBroken):
                 raise  # nobody is there: the address may be wrong
-            if not reached:
-                logger.warning("%s; waiting for it", error)
             reached = True
-            await unless_stopped(asyncio.sleep(pause_s * random.uniform(0.5, 1.0)), stop.event)
+            outages.failed("opening the log", error)
+            try:
+                await unless_stopped(asyncio.sleep(pause_s * random.uniform(0.5, 1.0)), stop.event)
+            except StoppedEarly:
+                await log.close()
+                raise
             pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
         except StoppedEarly:
             await log.close()
@@ -294,8 +298,7 @@ async def _open(log: Log, stop: _Stop) -> None:
                 raise
             await asyncio.sleep(LOOK_S)
         else:
-            if reached:
-                logger.warning("%s answers again, after %.0f s", log.url, loop.time() - began)
+            outages.works(log.url)
             return
 
 

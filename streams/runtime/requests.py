@@ -61,7 +61,7 @@ class Requests:
     async def request(self, agent: Agent[Any, Any], key: bytes, value: bytes, identity: str, timeout_ms: int) -> Reply:
         """Ask on behalf of somebody outside, under an id of theirs: asked again, the answer is the one that was given.
 
-        Raises AskTimeout, and what keeps the log from taking the request.
+        Raises AskTimeout, and LogUnavailable where the log hasn't taken the request, after the time-out at the latest.
         """
         return await self._exchange(agent, key, value, Request(identity, self.worker_id), timeout_ms)
 
@@ -71,6 +71,7 @@ class Requests:
         """Send a request, wait for its answer.  Several may wait for one: who asks again while it is under way."""
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(request.id, []).append(future)
+        taken = False
         try:
             if self._leaving:
                 raise LogUnavailable(LEFT)
@@ -78,8 +79,14 @@ class Requests:
                 if self._replies is not None:
                     await self._replies.listen()
                 await self._send(agent, key, value, request)
+                taken = True
                 return await future
         except TimeoutError:
+            if not taken:  # an outage of the log: an agent that asks begins its event again, and loses none by it
+                raise LogUnavailable(
+                    f"{self._log.url}: the log hasn't taken the question to agent {agent.name} within {timeout_ms} ms; "
+                    f"the request may still be carried out"
+                ) from None
             raise AskTimeout(
                 f"agent {agent.name}: no reply within {timeout_ms} ms; the request may still be carried out"
             ) from None

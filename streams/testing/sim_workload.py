@@ -77,7 +77,8 @@ class Client:
     async def ask(self, agent: str, value: Any, *, key: Any = None, timeout: Duration = "5s") -> Any:
         """Ask an agent through the worker that should run its task.  Raises as ``Agent.ask`` does, AskTimeout when
         the worker dies meanwhile, and LogUnavailable or CommitUnknown when the request could not be sent."""
-        found = self._cluster.running()
+        while not (found := self._cluster.running()) and self.faultless:
+            await self.sleep("10ms")  # they have yet to start
         if not found:
             raise AskTimeout(f"agent {agent}: no worker runs now")
         process, app = self.random.choice(found)

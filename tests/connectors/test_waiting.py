@@ -52,6 +52,18 @@ def test_after_a_failure_no_wake_up_ends_the_pause() -> None:
     asyncio.run(main())
 
 
+def test_after_a_failure_others_that_are_heard_end_the_pause() -> None:
+    async def main() -> None:
+        wake = Wake()
+        async with asyncio.timeout(PATIENCE_S):
+            waiting = asyncio.create_task(wake.wait(3600, least_s=3600))
+            await asyncio.sleep(0)
+            wake.set_by_others()
+            await waiting
+
+    asyncio.run(main())
+
+
 class Away:
     """A connection to a server that is away: whatever is asked fails at once, without a turn for anybody else."""
 

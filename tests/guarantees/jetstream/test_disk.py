@@ -64,8 +64,7 @@ def goes_on(
     with Fleet(APPS / "blobs.py", "", folder, log=f"{server.url}?{settings}") as fleet:
         worker = fleet.start(0)
         fleet.until(lambda: error in server.said(), "the server to meet the full disk")
-        before = len(worker.said)
-        fleet.until(lambda: re.search(f"disk is full: make room|{error}", worker.said[before:]), "the worker to say so")
+        fleet.until(lambda: re.search(f"disk is full: make room|{error}", worker.said), "the worker to say so")
         server.kill()
         make_room()
         server.start()

@@ -243,7 +243,7 @@ def test_a_worker_waits_at_its_start_for_a_proxy_that_resets(
             told = [line for line in worker.lines if "reset the connection before it answered" in line]
             assert len(told) == 1, worker.lines
             assert not any("login" in line for line in worker.lines)
-            assert sum("answers again" in line for line in worker.lines) == 1
+            assert sum(" is back, after " in line for line in worker.lines) == 1
             assert await worker.ended() == 0
 
     play(uvloop.new_event_loop, kafka.port, scene)
@@ -255,7 +255,7 @@ def test_a_worker_that_waits_for_its_log_at_its_start_stops_when_it_is_asked_to(
     async def scene(breaker: Breaker) -> None:
         breaker.refused = 10**6
         async with Starting(tmp_path, breaker, unique("pipe")) as worker:
-            await worker.until_said("waiting for it")
+            await worker.until_said("waits and tries again")
             assert await worker.ended() == 0
             assert not any("error" in line for line in worker.lines)
 
