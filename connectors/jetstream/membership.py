@@ -48,9 +48,6 @@ __all__ = ["JetStreamMembership"]
 
 logger = logging.getLogger("streams")
 
-GATHERING_BEATS = 1.5
-"""A group that has lost its memory (the server that held it, say) is divided anew after so long: the others step within a
-beat, find that they are out as well, and let go of what they run.  The first that is back would be given all of it."""
 NEWS_INTERVAL_S = 1.0
 """Between two rounds for warm-ups that are ready one after the other."""
 MANY_FAILURES = 4
@@ -293,8 +290,8 @@ class JetStreamMembership:
         members = await heard(self._api, self._group)
         if self._id not in members:
             return  # a replica that is behind answered
-        if before is None and self._now() < self._out_at + GATHERING_BEATS * self._beat_s:
-            return
+        if before is None and self._now() < self._out_at + self._session_s:
+            return  # the group has lost its memory: members that haven't noticed yet still run what they had
         if not self._due(members, before):
             return
         told = divide(self._group, members, before)

@@ -141,8 +141,14 @@ class TestJetStreamMembership(MembershipContract):
             first, second = await board.worker(), await board.worker()
             await board.until_shared(first, second)
             await self.log._api.call(f"STREAM.DELETE.{GROUPS}")
-            # Whoever notices is out, and joins again.
-            await board.until(lambda: not first.running or not second.running)
+            noticed = set[object]()
+
+            def both_have_noticed() -> bool:
+                noticed.update(each for each in (first, second) if not each.running)
+                return len(noticed) == 2
+
+            # A worker that notices is out and joins again.  What each of them ran isn't given to the other meanwhile.
+            await board.until(both_have_noticed)
             third = await board.worker()
             await board.until_shared(first, second, third)
 
