@@ -64,6 +64,7 @@ class Delivery:
         self._topology = topology
         self._expiry = expiry
         self._outages = outages or Outages()
+        self._who = f"delivery {self.id} starts again from what the target has"
         self._records_at_once = thresholds.delivery_records
         home = partition if outbox.target.partitions == outbox.topic.partitions else None
         self._spread = Spread(outbox.target.name, how, target.partition_for, ref.name, home)
@@ -88,8 +89,7 @@ class Delivery:
 
     async def run(self) -> None:
         """Deliver until stopped.  An unreachable target is tried again for as long as it takes: the outbox keeps."""
-        who = f"delivery {self.id} starts again from what the target has"
-        seed, outages = self._log.identity, self._outages
+        who, seed, outages = self._who, self._log.identity, self._outages
         await run_until(self._stop, self._live, lambda: self.delivered, who, seed=seed, outages=outages)
 
     async def _live(self) -> None:
@@ -100,7 +100,6 @@ class Delivery:
             self._checkpoint = claimed(previous, log_id=self._log.identity, topology=self._topology)
             await writer.commit(Commit(encode_checkpoint(self._checkpoint)))
             sink = await self._sink.fence(self._outbox.ref_at_target(self._log.identity, self.at.partition))
-            self._outages.works(self._target.url)
             self._check_known(sink)
             self.delivered = _decode_position(sink.delivered) if sink.delivered is not None else Position()
             await self._deliver(writer, sink)
@@ -146,8 +145,12 @@ class Delivery:
                     self._expiry.look(appends, time.time_ns() // 1_000_000)
                     await sink.deliver(appends, _encode_position(position))
                     self.delivered = position
+                    self._outages.works(self._target.url, self._who)  # a full one can be fenced, too
+                if self.caught_up:
+                    self._outages.works(self._target.url, self._who)
                 if loop.time() >= checkpoint_at:
                     await self._keep(writer)
+                    self._outages.works(self._log.url, self._who)
                     checkpoint_at = loop.time() + CHECKPOINT_EVERY_S
             await self._keep(writer)
         finally:

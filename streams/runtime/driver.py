@@ -105,6 +105,7 @@ class Driver:
         self.progress_at: float = 0.0  # when it last got on with its work
         self.turn_at: float = 0.0  # when it last came round to look for some
         self._services = services
+        self._who = f"task {self.id} starts again from its last commit"
         self._subtopology = subtopology
         self._partition = partition
         self._ref = ref
@@ -186,7 +187,7 @@ class Driver:
                     restarts > self._services.max_restarts or (isinstance(error, AgentStuck) and restarts > 1)
                 ):
                     raise
-                self._services.outages.failed(f"task {self.id} starts again from its last commit", error)
+                self._services.outages.failed(self._who, error)
                 if isinstance(error, StoreCorrupt):
                     self._services.stores.set_aside(self.id)
                 await self._pause(min(5.0, 0.05 * 2 ** min(restarts, 10)))
@@ -259,7 +260,6 @@ class Driver:
             self._commit_at = None
             self._settled_in = False
             self.phase = Phase.RUNNING
-            services.outages.works(services.log.url)
             self.progress_at = loop.time()
             positions = {each.partition: each.position for each in task.inputs}
             reader = self._reader = open_reader(services.foreign, services.log, positions)
@@ -328,6 +328,8 @@ class Driver:
             task.ends = reader.ends()
             task.tick(services.clock.now_ms())
             await self._turn(task, loop)
+            if task.caught_up:  # else the first commit shows it: a log that is full can be fenced all the same
+                services.outages.works(services.log.url, self._who)
             await asyncio.sleep(0)
         await self._settle(task)
         if task.dirty or task.must_commit:
@@ -408,6 +410,7 @@ class Driver:
         self._stored = stored
         task.committed(captured, ends)
         self._commits += 1
+        services.outages.works(services.log.url, self._who)
         self._commit_at = None
         answers = [answer for agent in self._agents for answer in agent.take_replies()]
         if answers:

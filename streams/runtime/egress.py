@@ -60,6 +60,7 @@ class Egress:
         self._ref = ref
         self._topology = topology
         self._outages = outages or Outages()
+        self._who = f"egress {self.id} starts again"
         self._stop = Stop()
         self._checkpoint: Checkpoint | None = None
         self._reader: Reader | None = None
@@ -88,8 +89,7 @@ class Egress:
 
     async def run(self) -> None:
         """Send until stopped.  A transport that can't be reached is tried again for as long as it takes."""
-        who = f"egress {self.id} starts again"
-        seed, outages = self._log.identity, self._outages
+        who, seed, outages = self._who, self._log.identity, self._outages
         await run_until(self._stop.event, self._live, lambda: self.delivered, who, seed=seed, outages=outages)
 
     async def _live(self) -> None:
@@ -148,6 +148,7 @@ class Egress:
                     self.delivered = queue.end
                 if loop.time() >= checkpoint_at and not self._begun:
                     await self._keep(writer, outlet.state)
+                    self._outages.works(self._log.url, self._who)
                     checkpoint_at = loop.time() + CHECKPOINT_EVERY_S
             if not self._begun:
                 await self._keep(writer, outlet.state)
@@ -181,7 +182,7 @@ class Egress:
                     self._tell_lost(sent, error)
             raise
         self.delivered, self._begun = behind[-1], False
-        self._outages.works(self._edge.url)
+        self._outages.works(self._edge.url, self._who)
 
     def _tell_lost(self, count: int, why: object) -> None:
         words = "egress %s: of %d messages that were on their way some may not have arrived: %s"

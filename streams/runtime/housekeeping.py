@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import time
 from typing import TYPE_CHECKING
 
 from streams.core.record import Position, TopicPartition
@@ -46,15 +45,15 @@ def consumed(worker: Worker) -> dict[TopicPartition, Position]:
 
 async def watch_touch(worker: Worker) -> None:
     """Tell of an outage of the log that the membership notices, also by a worker without tasks, and of its end."""
-    lost_before = False
+    lost_before, who = False, "the membership waits"
     while True:
         await asyncio.sleep(TOUCH_EVERY_S)
-        lost = worker.out_of_touch()
-        if lost is not None and time.monotonic() - lost.since_s > TOUCH_LOST_S:
-            worker.outages.failed("the membership waits", LogUnavailable(f"{lost.server}: {lost.why}"))
+        lost = worker.cut_off()
+        if lost is not None:
+            worker.outages.failed(who, LogUnavailable(f"{lost.server}: {lost.why}"))
             lost_before = True
-        elif lost is None and lost_before:
-            worker.outages.works(worker.log.url)
+        elif lost_before:
+            worker.outages.works(worker.log.url, who)
             lost_before = False
 
 

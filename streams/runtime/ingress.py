@@ -66,6 +66,7 @@ class Ingress:
         self._thresholds = thresholds
         self._dropped = dropped
         self._outages = outages or Outages()
+        self._who = f"ingress {self.id} starts again"
         self.skipped: Callable[[int], None] | None = None
         self._stop = Stop()
         self._intake: Intake | None = None
@@ -94,8 +95,7 @@ class Ingress:
 
     async def run(self) -> None:
         """Receive until stopped.  A transport that can't be reached is tried again for as long as it takes."""
-        who = f"ingress {self.id} starts again"
-        seed, outages = self._log.identity, self._outages
+        who, seed, outages = self._who, self._log.identity, self._outages
         await run_until(self._stop.event, self._live, lambda: self.received, who, seed=seed, outages=outages)
 
     async def _live(self) -> None:
@@ -147,8 +147,9 @@ class Ingress:
                 self._quiet = received is None
                 self._heard = self._heard or received is None or bool(len(received.records))
                 if self._heard:
-                    self._outages.works(self._edge.url)
+                    self._outages.works(self._edge.url, self._who)
                 if received is None:
+                    self._outages.works(self._log.url, self._who)
                     if self._ending:
                         return
                     continue
@@ -171,6 +172,7 @@ class Ingress:
             if len(records) and self._edge.guarantee(written=False).guarantee is Guarantee.AT_MOST_ONCE:
                 self._drop(len(records), "the log didn't confirm them")  # and nobody sends them again
             raise
+        self._outages.works(self._log.url, self._who)
         self.received += len(records)
         if self.skipped is not None and len(records) < len(come):
             self.skipped(len(come) - len(records))

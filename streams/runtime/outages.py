@@ -1,7 +1,7 @@
 """Outages, told once: a line for a server that is away, however many tasks notice it, and a line when it is back.
 
-    task, delivery, ticker, membership …  ──failed(who, error)──▶  the first: a warning    each: debug
-                                          ──works(server)───────▶  the first: it is back
+    task, delivery, ticker, membership …  ──failed(who, error)───▶  the first: a warning    each: debug
+                                          ──works(server, who)──▶  the last who complained: it is back
 
 What must live here: what is told, and when.  What must not: waiting, or trying again (``restarts``, ``driver``).
 
@@ -46,10 +46,14 @@ def server_in(text: str) -> str:
 @dataclass(slots=True)
 class _Outage:
     began: float
-    seen: float
+    complains: dict[str, float] = field(default_factory=dict)  # who, and when last
     why: str = ""
     told: float | None = None
     reasons: set[str] = field(default_factory=set)
+
+    @property
+    def seen(self) -> float:
+        return max(self.complains.values())
 
 
 class Outages:
@@ -60,7 +64,8 @@ class Outages:
         self._told: dict[str, float] = {}
 
     def failed(self, who: str, error: Exception) -> None:
-        """``error`` keeps somebody from work.  who: names it and what it does now, for the debug log."""
+        """``error`` keeps somebody from work.  who: names it and what it does now, the same each time,
+        for the debug log and for ``works``."""
         server = server_in(str(error)) if isinstance(error, LogUnavailable | CommitUnknown | ServiceUnavailable) else ""
         if not server:
             logger.log(logging.INFO if isinstance(error, Fenced) else logging.WARNING, "%s: %s", who, error)
@@ -69,8 +74,8 @@ class Outages:
         now = asyncio.get_running_loop().time()
         outage = self._open.get(server)
         if outage is None or now - outage.seen > OVER_S:
-            outage = self._open[server] = _Outage(now, now)
-        outage.seen, outage.why = now, str(error)
+            outage = self._open[server] = _Outage(now)
+        outage.complains[who], outage.why = now, str(error)
         last, reason = self._told.get(server, float("-inf")), _DETAIL.sub("", str(error))
         if now - last >= (QUIET_S if reason not in outage.reasons else REMINDED_S):
             outage.reasons.add(reason)
@@ -87,11 +92,21 @@ class Outages:
             return None
         return now - outage.began, outage.why
 
-    def works(self, server: str) -> None:
-        """A server, by its URL, has done what it was asked for."""
+    def works(self, server: str, who: str | None = None) -> None:
+        """A server, by its URL, has done what ``who`` of ``failed`` asks of it; None: what everybody does.
+
+        The outage is over when nobody is left who complains: that a broker hands messages out doesn't show that it
+        takes any.  Somebody who hasn't been heard of for ``FORGOTTEN_S`` has gone.
+        """
         if not self._open:  # nearly always
             return
         name = server_in(server)
-        outage = self._open.pop(name, None)
-        if outage is not None and outage.told is not None:
-            logger.warning("%s is back, after %.0f s", name, asyncio.get_running_loop().time() - outage.began)
+        outage, now = self._open.get(name), asyncio.get_running_loop().time()
+        if outage is None:
+            return
+        if who is not None and any(each != who and now - at <= FORGOTTEN_S for each, at in outage.complains.items()):
+            outage.complains.pop(who, None)
+            return
+        del self._open[name]
+        if outage.told is not None:
+            logger.warning("%s is back, after %.0f s", name, now - outage.began)

@@ -95,6 +95,7 @@ class Standby:
             name: TopicPartition(services.plan.changelog(name), partition) for name in subtopology.states
         }
         self._ref = ref
+        self._who = f"standby of task {self.id} waits"
         self._changed = changed
         self._interval_s = interval_s
         self._failures = 0
@@ -116,7 +117,7 @@ class Standby:
                     if self._failures and isinstance(error, RetryableError):
                         logger.debug("standby of task %s waits: %s", self.id, error)
                     else:
-                        self._services.outages.failed(f"standby of task {self.id} waits", error)
+                        self._services.outages.failed(self._who, error)
                 self._failures += 1
                 await asyncio.sleep(min(LONGEST_PAUSE_S, self._interval_s * 2 ** min(self._failures - 1, 8)))
         finally:
@@ -138,6 +139,7 @@ class Standby:
             while True:
                 await self._round(about(checkpoint), copy, reader)
                 self._failures = 0
+                self._services.outages.works(log.url, self._who)
                 await asyncio.sleep(self._interval_s)
         finally:
             copy.store.close()

@@ -90,13 +90,15 @@ class Status:
     def _cut_off(self) -> list[str]:
         """A line for the log and each other server that has left the worker without an answer for too long."""
         found: list[str] = []
-        lost = self.worker.out_of_touch()
-        if lost is not None and (lost.out or time.monotonic() - lost.since_s >= TOUCH_LOST_S):
+        worker = self.worker
+        lost = worker.cut_off()
+        if lost is not None:
             for_s = max(0.0, time.monotonic() - lost.since_s)
             words = f"out of touch with {lost.server} for {for_s:.0f} s ({lost.why})"
             found.append(f"{words}; its tasks go on when it answers")
-        for server in self.worker.outside.carriers:
-            outage = self.worker.outages.lasting(server)
+        unwatched = [] if worker.assigned else [worker.log.url]  # no membership yet that would notice
+        for server in [*unwatched, *worker.outside.carriers]:
+            outage = worker.outages.lasting(server)
             if outage is not None and outage[0] >= TOUCH_LOST_S:
                 found.append(f"away for {outage[0]:.0f} s: {outage[1]}; what needs it waits and tries again")
         return found

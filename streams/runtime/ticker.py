@@ -37,6 +37,7 @@ class Ticker:
         self._ref = ref
         self._topology = topology
         self._outages = outages
+        self._who = f"{ref.name} starts again"
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
@@ -49,7 +50,7 @@ class Ticker:
             try:
                 await self._live()
             except RetryableError as error:
-                self._outages.failed(f"{self.id} starts again", error)
+                self._outages.failed(self._who, error)
                 await self._sleep(LONGEST_SLEEP_S)
 
     async def _sleep(self, seconds: float) -> None:
@@ -66,7 +67,6 @@ class Ticker:
             last = {timer.name: checkpoint.facts.get(timer.name, now) for timer in self._timers}
             checkpoint = msgspec.structs.replace(checkpoint, facts=last)
             await writer.commit(Commit(encode_checkpoint(checkpoint)))
-            self._outages.works(self._log.url)
             while not self._stop.is_set():
                 now = self._clock.now_ms()
                 appends = []
@@ -81,6 +81,7 @@ class Ticker:
                 if appends:
                     checkpoint = _next(checkpoint, facts)
                     await writer.commit(Commit(encode_checkpoint(checkpoint), appends))
+                self._outages.works(self._log.url, self._who)
                 soonest = min(timer.next_after(max(facts[timer.name], now)) for timer in self._timers)
                 await self._sleep(min(LONGEST_SLEEP_S, max(0.001, (soonest - self._clock.now_ms()) / 1000)))
         finally:

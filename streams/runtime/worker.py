@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -33,7 +34,7 @@ from streams.runtime.delivery import Delivery
 from streams.runtime.driver import Driver, DriverFactory, Phase, Services
 from streams.runtime.egress import Egress
 from streams.runtime.existing import watch_topics
-from streams.runtime.housekeeping import consumed, tick_here, watch_touch
+from streams.runtime.housekeeping import TOUCH_LOST_S, consumed, tick_here, watch_touch
 from streams.runtime.ingress import Ingress
 from streams.runtime.metrics import Metrics
 from streams.runtime.outages import Outages
@@ -164,6 +165,8 @@ class Worker:
         seed = f"{self.log.identity} {self.app.name} {self.member.address}"
         now_ms, outages = self._clock.now_ms(), self.outages
         ready = await prepare(self.app, self.log, self.outside, more, now_ms, outages=outages, stop=stop, seed=seed)
+        for asked in self.outside.logs.values():
+            self.outages.works(asked.url)
         self.blueprint, self._refs, self._expiry = ready.blueprint, ready.refs, ready.expiry
 
     def _services(self) -> Services:
@@ -362,15 +365,17 @@ class Worker:
 
     async def _keep_house(self) -> None:
         """Free what internal topics no longer need, let the log tidy up, and look for tasks that are stuck."""
-        loop = asyncio.get_running_loop()
+        loop, who = asyncio.get_running_loop(), "housekeeping waits"
         while True:
             await asyncio.sleep(self._thresholds.housekeeping_s)
             try:
                 await self.log.trim(consumed(self))
                 await self.log.maintain(self._clock.now_ms())
             except LogUnavailable as error:
-                self.outages.failed("housekeeping waits", error)
-            if self.out_of_touch() is not None:
+                self.outages.failed(who, error)
+            else:
+                self.outages.works(self.log.url, who)
+            if self.cut_off() is not None:
                 continue  # an outage is waited out, however long it takes
             for stuck in self.stuck(loop.time(), self._liveness_timeout_s):
                 raise StuckTask(stuck)
@@ -384,9 +389,14 @@ class Worker:
             if (still_s := driver.still_s(now)) > deadline_s
         ]
 
-    def out_of_touch(self) -> OutOfTouch | None:
-        """As of ``Membership``."""
-        return self._membership.out_of_touch() if self._membership is not None else None
+    def cut_off(self) -> OutOfTouch | None:
+        """How this worker has lost touch with its log; None while it hasn't, or for no longer than an election takes.
+
+        A membership is out of touch for a moment with each heartbeat, from its sending to the answer.
+        """
+        lost = self._membership.out_of_touch() if self._membership is not None else None
+        counts = lost is not None and (lost.out or time.monotonic() - lost.since_s >= TOUCH_LOST_S)
+        return lost if counts else None
 
     @property
     def caught_up(self) -> bool:

@@ -143,3 +143,33 @@ def test_a_server_is_away_from_the_first_complaint_until_it_works_or_nobody_asks
         assert outages.lasting(SERVER) is None
 
     said(scene)
+
+
+def test_an_outage_lasts_until_the_last_one_who_complained_gets_through(said: Said) -> None:
+    async def scene(outages: Outages) -> None:
+        for _ in range(10):
+            outages.failed("egress", AWAY)
+            outages.failed("task", AWAY)
+            outages.works(SERVER, "ingress")  # has never complained
+            outages.works(SERVER, "task")
+            await asyncio.sleep(1)
+            assert outages.lasting(SERVER) is not None
+        away = outages.lasting(SERVER)
+        assert away is not None
+        assert away[0] == 10, "it didn't begin anew"
+        outages.works(SERVER, "egress")
+        assert outages.lasting(SERVER) is None
+
+    assert said(scene)[1:] == [f"{SERVER} is back, after 10 s"]
+
+
+def test_one_who_complained_and_has_gone_holds_nobody_up(said: Said) -> None:
+    async def scene(outages: Outages) -> None:
+        outages.failed("task that moves away", AWAY)
+        outages.failed("task", AWAY)
+        await asyncio.sleep(FORGOTTEN_S + 1)
+        outages.failed("task", AWAY)
+        outages.works(SERVER, "task")
+        assert outages.lasting(SERVER) is None
+
+    assert said(scene)[-1] == f"{SERVER} is back, after {FORGOTTEN_S + 1:.0f} s"

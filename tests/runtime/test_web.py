@@ -19,14 +19,16 @@ from streams.connectors.memory.log import MemoryLog
 from streams.core.log import Append
 from streams.core.membership import OutOfTouch, TaskRef, Wanted
 from streams.core.record import Records, TopicPartition
+from streams.core.thresholds import PRODUCTION
 from streams.errors import ConfigurationError, LogUnavailable
 from streams.runtime.clock import SystemClock
 from streams.runtime.control import control_app
 from streams.runtime.driver import Phase
 from streams.runtime.status import Status
 from streams.runtime.web import serve, web_app
-from streams.runtime.worker import Worker
+from streams.runtime.worker import StuckTask, Worker
 from streams.testing.driver import MemoryStores
+from streams.testing.loop import VirtualLoop
 
 Get = Callable[[str], Awaitable[tuple[int, str]]]
 
@@ -156,6 +158,59 @@ def test_a_worker_whose_log_does_not_answer_is_unhealthy_with_tasks_and_without(
             assert (await desk.get("/health"))[0] == 200
 
     asyncio.run(run())
+
+
+def test_a_stuck_task_fails_the_worker_while_a_heartbeat_is_on_its_way() -> None:
+    async def run() -> None:
+        app, log = waiting(asyncio.Event()), MemoryLog()
+        names = app.build().tasks
+        place = Adrift(Wanted([TaskRef("waiting", slot, name) for slot, name in enumerate(names, start=1)]))
+        place.lost = OutOfTouch("kafka://a:1", time.monotonic() + 3600, "it doesn't answer")  # since just now, always
+        often = replace(PRODUCTION, housekeeping_s=0.01)
+        worker = Worker(
+            app,
+            log,
+            MemoryStores(),
+            SystemClock(),
+            membership=place,
+            liveness_timeout_s=0.05,
+            shutdown_timeout_s=0.1,
+            thresholds=often,
+        )
+        await log.open()
+        async with worker.working():
+            await worker.produce(worker.blueprint.topics["work"], Records([b"k"], [b"1"], [1_700_000_000_000]))
+
+            async def fails() -> None:
+                while True:
+                    worker.check()
+                    await asyncio.sleep(0.01)
+
+            with pytest.raises(StuckTask):
+                await asyncio.wait_for(fails(), 120)
+        await log.close()
+
+    asyncio.run(run())
+
+
+def test_a_log_that_is_away_while_a_worker_prepares_its_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = VirtualLoop()
+
+    async def run() -> None:
+        desk, server = Desk(prices()), "kafka://a:1"
+        monkeypatch.setattr(MemoryLog, "url", server)
+        assert (desk.status.health().status, desk.status.health().problems) == ("starting", [])
+        desk.worker.outages.failed("app prices: starting again", LogUnavailable(f"{server}: it doesn't answer"))
+        await asyncio.sleep(20)
+        health = desk.status.health()
+        assert health.status == "disconnected"
+        (line,) = health.problems
+        assert line.startswith(f"away for 20 s: {server}: it doesn't answer")
+
+    try:
+        loop.run_until_complete(run())
+    finally:
+        loop.close()
 
 
 def test_a_stuck_agent_is_unhealthy_though_the_event_loop_answers() -> None:
