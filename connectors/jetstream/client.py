@@ -21,7 +21,7 @@ import nats.errors
 from streams.connectors.jetstream.login import refusal
 from streams.connectors.jetstream.parser import BatchParser, Handler, Message
 from streams.connectors.jetstream.session import Session
-from streams.errors import ConfigurationError, DataError, LogUnavailable
+from streams.errors import ConfigurationError, DataError, LogUnavailable, StreamsError
 
 __all__ = ["Connection", "Message", "Subscription", "header_of", "publication"]
 
@@ -75,6 +75,14 @@ def _wider(subject: str) -> str:
     if subject.startswith("$JS.API."):
         return f'"$JS.API.>" (or "{".".join(words[:4])}.>")' if len(words) > 4 else '"$JS.API.>"'
     return f'"{words[0]}.>"'
+
+
+async def _stop(task: asyncio.Future[Any]) -> None:
+    """Cancel it until it has ended: ``asyncio.wait_for`` of Python 3.11, which nats-py connects with, loses a
+    cancellation that comes together with what it waits for."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=AGAIN_S)
 
 
 class Subscription:
@@ -172,26 +180,25 @@ class Connection:
                 refused.set_result(why)
             self._turned_down(why)
 
-        try:
-            connecting = asyncio.ensure_future(
-                self._client.connect(
-                    name="streams",
-                    error_cb=note,
-                    disconnected_cb=self._lost,
-                    reconnected_cb=self._back,
-                    lame_duck_mode_cb=self._lame_duck,
-                    reconnect_to_server_handler=self._client.choose,
-                    max_reconnect_attempts=-1,
-                    reconnect_time_wait=0.2,  # type: ignore[arg-type]  # it is slept for
-                    **settings,
-                )
+        connecting = asyncio.ensure_future(
+            self._client.connect(
+                name="streams",
+                error_cb=note,
+                disconnected_cb=self._lost,
+                reconnected_cb=self._back,
+                lame_duck_mode_cb=self._lame_duck,
+                reconnect_to_server_handler=self._client.choose,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.2,  # type: ignore[arg-type]  # it is slept for
+                **settings,
             )
+        )
+        try:
             # The client tries again and again, with a wrong password too: nobody would ever see why.
             either: set[asyncio.Future[Any]] = {connecting, refused}
             await asyncio.wait(either, timeout=self.timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if not connecting.done():
-                connecting.cancel()
-                await asyncio.wait({connecting})
+                await _stop(connecting)
                 if refusals:
                     raise ConfigurationError(f"{self.url}: can't connect: {refusals[-1]}")
                 raise TimeoutError("no answer")
@@ -208,6 +215,7 @@ class Connection:
                 f"{self.url}: can't connect: {why}; is the server running, and is that its address?"
             ) from error
         except BaseException:
+            await _stop(connecting)  # or it would open again what is closed here
             await self._end()
             raise
         self._ticked = time.monotonic()
@@ -225,15 +233,18 @@ class Connection:
         client.closing = True
         for task in list(self._background):
             task.cancel()
-        if self.connected:
-            with suppress(nats.errors.Error, OSError, TimeoutError):  # nobody waits for it, or it was waited for before
-                async with asyncio.timeout(END_S):
-                    await self._flush()
-        # A server that stands still takes nothing, and nats-py would wait until it does.
-        client._pending.clear()
-        client._pending_data_size = 0
-        client.abort()
-        await client.close()
+        try:
+            if self.connected:
+                # Nobody waits for it, or it was waited for before.
+                with suppress(nats.errors.Error, OSError, TimeoutError, StreamsError):
+                    async with asyncio.timeout(END_S):
+                        await self._flush()
+        finally:  # or a client that is left open would connect again, for ever
+            # A server that stands still takes nothing, and nats-py would wait until it does.
+            client._pending.clear()
+            client._pending_data_size = 0
+            client.abort()
+            await client.close()
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)

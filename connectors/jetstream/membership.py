@@ -146,7 +146,8 @@ class JetStreamMembership:
         since = self._unheard_since
         if since is None:
             return None
-        return OutOfTouch(self._api.connection.url, since, self._missed or "it doesn't answer", not self._in)
+        was_in = self._in or self._out_at > float("-inf")
+        return OutOfTouch(self._api.connection.url, since, self._missed or "it doesn't answer", was_in and not self._in)
 
     async def close(self) -> None:
         """End the membership, and leave unless this worker has a name, by which it may be back within its session.

@@ -146,6 +146,7 @@ class Egress:
                     wanted = 0
                 elif not len(queue):
                     self.delivered = queue.end
+                    self._outages.works(self._edge.url, self._who)  # it is connected, and nothing waits
                 if loop.time() >= checkpoint_at and not self._begun:
                     await self._keep(writer, outlet.state)
                     self._outages.works(self._log.url, self._who)

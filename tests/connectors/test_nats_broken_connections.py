@@ -54,7 +54,8 @@ class Place:
 
     async def __aenter__(self) -> Place:
         self._server = await asyncio.start_server(self._live, "127.0.0.1", 0)
-        config = parse_url(f"nats://127.0.0.1:{self._server.sockets[0].getsockname()[1]}", {})
+        port = self._server.sockets[0].getsockname()[1]
+        config = parse_url(f"nats://127.0.0.1:{port}?ping_interval_ms=3600000", {})  # no pings but those of flushes
         self.connection = Connection(config.shown, config.client, timeout_s=PATIENCE_S)
         return self
 
