@@ -9,6 +9,7 @@ pinned).
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import NamedTuple
@@ -106,6 +107,9 @@ class BatchParser:
         if line == b"PING":
             await client._process_ping()
         elif line == b"PONG":
+            # nats-py answers whoever pinged, and fails as a reader where that one has given up.
+            if client._pongs and client._pongs[0].done():
+                client._pongs[0] = asyncio.get_running_loop().create_future()
             await client._process_pong()
         elif line.startswith(b"INFO "):
             await client._process_info(json.loads(line[5:]))

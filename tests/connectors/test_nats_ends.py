@@ -11,16 +11,15 @@ from streams.connectors.jetstream import client
 from streams.errors import ConfigurationError
 from tests.connectors.test_nats_broken_connections import INFO, PATIENCE_S, Life, Place, play, reset, until
 
-HANDSHAKE, OPENED, LAST = 1, 2, 3
-"""What a connection's pings are for: the last one asks whether the server has everything that was written."""
+PINGS = {"handshake": 1, "opened": 2, "last": 3, "again": 4}
+"""What a connection's pings are for.  The last one is that of its end, and one more that of a second end."""
 
 Act = Callable[[asyncio.StreamWriter], object]
 
 
 def acts(**at: Act) -> Life:
     """A server which at some pings does something else than to answer."""
-    numbers = {"handshake": HANDSHAKE, "opened": OPENED, "last": LAST}
-    instead = {numbers[name]: act for name, act in at.items()}
+    instead = {PINGS[name]: act for name, act in at.items()}
 
     async def life(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(INFO)
@@ -38,7 +37,7 @@ def pong(writer: asyncio.StreamWriter) -> None:
 
 
 def deny(writer: asyncio.StreamWriter) -> None:
-    writer.write(b"-ERR 'Permissions Violation for Publish to \"any.thing\"'\r\n")
+    writer.write(b"-ERR 'Permissions Violation for Publish to \"any.thing\"'\r\nPONG\r\n")
 
 
 async def over(place: Place, before: set[asyncio.Task[object]]) -> None:
@@ -72,15 +71,15 @@ def test_a_connection_that_cannot_be_used_and_then_breaks_says_why_it_cannot_be_
 
 
 def test_a_close_that_is_cancelled_in_its_last_flush_closes_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "END_S", PATIENCE_S)
-
     async def scene() -> None:
-        async with Place(acts(last=lambda _: closing.cancel())) as place:
+        async with Place(acts(last=lambda _: closing.cancel(), again=lambda _: None)) as place:
             before = asyncio.all_tasks()
             await place.connection.open()
-            closing = asyncio.create_task(place.connection.close())
-            with pytest.raises(asyncio.CancelledError):
-                await closing
+            with monkeypatch.context() as patience:
+                patience.setattr(client, "END_S", PATIENCE_S)
+                closing = asyncio.create_task(place.connection.close())
+                with pytest.raises(asyncio.CancelledError):
+                    await closing
             assert place.connection._client.is_closed
             await over(place, before)
 

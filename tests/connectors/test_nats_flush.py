@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from streams.connectors.jetstream.client import Connection, publication
 from streams.connectors.jetstream.config import parse_url
@@ -16,6 +17,9 @@ class Server:
     def __init__(self) -> None:
         self.lines: list[bytes] = []
         self.left = asyncio.Event()
+        self.pinged = asyncio.Event()
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b'INFO {"server_id":"x","version":"2.15.0","max_payload":1048576,"headers":true}\r\n')
@@ -24,12 +28,16 @@ class Server:
             if line.startswith(b"PUB"):
                 await reader.readexactly(int(line.split()[-1]) + 2)
             elif line.startswith(b"PING"):
+                self.pinged.set()
+                await self.answers.wait()
                 writer.write(b"PONG\r\n")
         writer.close()
         self.left.set()
 
 
-def test_what_was_written_before_a_flush_reaches_the_server_before_its_ping() -> None:
+def play(scene: Callable[[Server, Connection], Awaitable[None]]) -> None:
+    """With a connection that is open and knows of nobody else."""
+
     async def main() -> None:
         heard = Server()
         server = await asyncio.start_server(heard, "127.0.0.1", 0)
@@ -37,12 +45,7 @@ def test_what_was_written_before_a_flush_reaches_the_server_before_its_ping() ->
         config = parse_url(f"nats://127.0.0.1:{port}", {})
         connection = Connection(config.shown, config.client, timeout_s=PATIENCE_S)
         await connection.open()
-        assert heard.lines[-2:] == [b"SUB", b"PING"], "its own inbox, when it is opened"
-        for _ in range(3):
-            await connection.subscribe("orders.*", lambda messages: None)
-            await connection.write(publication("orders.1", b"x" * 100))
-            await connection.flush()
-            assert heard.lines[-3:] == [b"SUB", b"PUB", b"PING"]
+        await scene(heard, connection)
         await connection.close()
         await heard.left.wait()
         server.close()
@@ -52,3 +55,31 @@ def test_what_was_written_before_a_flush_reaches_the_server_before_its_ping() ->
             await main()
 
     asyncio.run(bounded())
+
+
+def test_what_was_written_before_a_flush_reaches_the_server_before_its_ping() -> None:
+    async def scene(heard: Server, connection: Connection) -> None:
+        assert heard.lines[-2:] == [b"SUB", b"PING"], "its own inbox, when it is opened"
+        for _ in range(3):
+            await connection.subscribe("orders.*", lambda messages: None)
+            await connection.write(publication("orders.1", b"x" * 100))
+            await connection.flush()
+            assert heard.lines[-3:] == [b"SUB", b"PUB", b"PING"]
+
+    play(scene)
+
+
+def test_an_answer_to_a_flush_that_was_given_up_costs_no_connection() -> None:
+    async def scene(heard: Server, connection: Connection) -> None:
+        heard.answers.clear()
+        heard.pinged.clear()
+        given_up = asyncio.create_task(connection.flush())
+        await heard.pinged.wait()
+        given_up.cancel()
+        await asyncio.wait({given_up})
+        heard.answers.set()
+        await connection.flush()
+        assert connection.reconnects == 0
+        assert heard.lines.count(b"CONNECT") == 1
+
+    play(scene)
