@@ -236,8 +236,7 @@ class Cluster:
         """The answer of whichever broker gives one: those that are known first, then the servers of the URL."""
         known = [number for number in self._nodes if number >= 0]
         random.shuffle(known)
-        for index, (host, port) in enumerate(self.config.servers):
-            self._nodes.setdefault(-1 - index, _Node(host, port))
+        self._seed()
         failure: LogUnavailable | None = None
         for number in [*known, *range(-1, -1 - len(self.config.servers), -1)]:
             try:
@@ -334,5 +333,12 @@ class Cluster:
             await asyncio.sleep(RETRY_S)
 
     def any_node(self) -> int:
-        """Some broker."""
-        return random.choice([number for number in self._nodes if number >= 0] or list(self._nodes))
+        """Some broker; a server of the URL while none is known, as when a cluster that starts names no brokers."""
+        known = [number for number in self._nodes if number >= 0]
+        if not known:
+            self._seed()
+        return random.choice(known or list(self._nodes))
+
+    def _seed(self) -> None:
+        for index, (host, port) in enumerate(self.config.servers):
+            self._nodes.setdefault(-1 - index, _Node(host, port))

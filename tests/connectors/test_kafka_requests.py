@@ -256,3 +256,9 @@ def test_a_connection_to_a_broker_that_is_dropped_while_it_is_made_is_closed(mon
 
     asyncio.run(run())
     assert closed, "nobody has it, and it is open"
+
+
+def test_while_no_broker_is_known_some_broker_is_a_server_of_the_url() -> None:
+    cluster = Cluster(parse_url("kafka://broker:9092", {}))
+    cluster.drop_seeds()  # as after metadata of a cluster that starts, which names no brokers
+    assert cluster.any_node() < 0, "a worker ended with an IndexError"
