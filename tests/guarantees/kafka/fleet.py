@@ -76,6 +76,12 @@ class FleetWorker:
         user, system = int(after_name[11]), int(after_name[12])
         return (user + system) / os.sysconf("SC_CLK_TCK")
 
+    @property
+    def memory_mb(self) -> float:
+        """What it holds in memory now."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
     def kill(self) -> None:
         """kill -9, now; fails if it had ended by itself."""
         assert self.alive, f"{self} had ended by itself:\n{self.said[-3000:]}"

@@ -45,14 +45,14 @@ QUIET_ABOUT = {"delay"}
 NOTICED_FROM_S, NOTICED_S = 4, 60.0
 """An outage that is to last so long lasts until all have said that they aren't well, within so long: a session, a
 request or a keep-alive comes to its end within seconds."""
-FOR_GOOD_S = 10.0
-"""From then on nobody says that it is well until the return.  Before, one that has lost its tasks may say so, until it
-has been out of touch for long enough (``TOUCH_LOST_S``)."""
+GROWN_MB = 150.0
+"""By how much a worker may be larger after an outage than before it; an engine that is busy takes some of that."""
 
 
 @dataclass
 class Endured:
-    """What came of a cell.  Times in seconds from the return of the broker, CPU as a share of one core."""
+    """What came of a cell.  Times in seconds from the return of the broker, CPU as a share of one core,
+    by how much the worker that has grown most is larger."""
 
     cell: Cell
     first_s: float = 0.0
@@ -60,6 +60,7 @@ class Endured:
     well_s: float = 0.0
     noticed_s: float | None = None
     cpu: float | None = None
+    grown_mb: float | None = None
     answer_s: float = 0.0
     lines: int = 0
     ended_s: float | None = None
@@ -67,16 +68,17 @@ class Endured:
     repeated: int = 0
 
     HEAD = (
-        f"{'cell':38} {'first':>6} {'all':>6} {'well':>6} {'noticed':>7} {'cpu':>5} {'answer':>6} {'lines':>5} "
+        f"{'cell':38} {'first':>6} {'all':>6} {'well':>6} {'noticed':>7} {'cpu':>5} {'MB':>5} {'answer':>6} {'lines':>5} "
         "ended, repeated"
     )
 
     def __str__(self) -> str:
         noticed = f"{self.noticed_s:.1f}" if self.noticed_s is not None else "-"
         cpu = f"{self.cpu:.0%}" if self.cpu is not None else "-"
+        grown = f"{self.grown_mb:+.0f}" if self.grown_mb is not None else "-"
         ended = f"{self.ended_s:.1f} {self.statuses}" if self.ended_s is not None else "-"
         return (
-            f"{self.cell!s:38} {self.first_s:6.1f} {self.all_s:6.1f} {self.well_s:6.1f} {noticed:>7} {cpu:>5} "
+            f"{self.cell!s:38} {self.first_s:6.1f} {self.all_s:6.1f} {self.well_s:6.1f} {noticed:>7} {cpu:>5} {grown:>5} "
             f"{self.answer_s:6.2f} {self.lines:5} {ended} {self.repeated or ''}"
         )
 
@@ -107,6 +109,7 @@ class Theatre:
         endured = Endured(cell)
         workers = list(self._fleet.running.values())
         said = {worker: len(worker.said.splitlines()) for worker in workers}
+        held = {worker: worker.memory_mb for worker in workers}
         if cell.busy:
             self._send(self._ground.backlog)
             self._fleet.until(some_time(chance, 0.0, 0.3), "the moment of the outage")
@@ -122,6 +125,8 @@ class Theatre:
             self._until_all(endured, back)
             self._until_well()
             endured.well_s = time.monotonic() - back
+        if not cell.leaves:
+            endured.grown_mb = max(worker.memory_mb - held[worker] for worker in workers)
         endured.lines = max(len(worker.said.splitlines()) - said[worker] for worker in workers)
         self._look(cell, endured, watch, workers, began, over)
         endured.repeated = self._check(exact=not cell.busy or cell.fault not in self._ground.repeats)
@@ -219,11 +224,13 @@ class Theatre:
         assert not silent, f"health wasn't answered: {silent[0]}"
         assert endured.answer_s < ANSWER_S, f"health was answered after {endured.answer_s:.1f} s only"
         if cell.fault not in QUIET_ABOUT:
-            lies = watch.took_back(began, began + FOR_GOOD_S, over)
+            lies = watch.took_back(began, over)
             assert not lies, f"after {lies[0].at_s - began:.1f} s a worker said that it is well again: {lies[0]}"
         assert endured.first_s < BACK_S, f"nothing was done for {endured.first_s:.1f} s after the return"
         if endured.cpu is not None and not (cell.busy and cell.fault in QUIET_ABOUT):
             assert endured.cpu < CPU_SHARE, f"a worker took {endured.cpu:.0%} of a core while it waited"
+        if endured.grown_mb is not None:
+            assert endured.grown_mb < GROWN_MB, f"a worker has grown by {endured.grown_mb:.0f} MB"
         allowed = LINES + LINES_PER_S * cell.away_s
         assert endured.lines <= allowed, f"a worker said {endured.lines} lines"
         for worker in workers:

@@ -68,14 +68,13 @@ class Watch:
         known = [each for each in found if each is not None]
         return max(known) if len(known) == len(found) else None
 
-    def took_back(self, since_s: float, from_s: float, until_s: float) -> list[Answer]:
-        """Answers between ``from_s`` and ``until_s`` that all is well, of workers that had said since ``since_s`` that
-        it isn't."""
+    def took_back(self, since_s: float, until_s: float) -> list[Answer]:
+        """Answers until ``until_s`` that all is well, of workers that had said since ``since_s`` that it isn't."""
         found = []
         for worker, answers in self.answers.items():
             first = next(self._unwell(worker, since_s), None)
             if first is not None:
-                later = [each for each in answers if max(first.at_s, from_s) < each.at_s]
+                later = [each for each in answers if first.at_s < each.at_s]
                 found += [each for each in later if each.well and each.at_s + each.took_s < until_s]
         return found
 
