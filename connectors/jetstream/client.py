@@ -348,9 +348,13 @@ class Connection:
                 future.set_result(message)
 
     def expect(self) -> tuple[str, asyncio.Future[Message]]:
-        """A reply subject, and what will be answered there."""
+        """A reply subject, and what will be answered there.
+
+        All that are expected are told when the connection is lost; a caller that has given up, or waits for several and
+        has seen the first, leaves that unread, and asyncio doesn't complain of it."""
         reply = f"{self._inbox}.{next(self._numbers)}"
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._waiting[reply.encode()] = future
         return reply, future
 

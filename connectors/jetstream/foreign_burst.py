@@ -122,10 +122,8 @@ async def _ask(
     except (TimeoutError, LogUnavailable) as error:
         raise CommitUnknown(f"{where}: no answer came; it may have been stored") from error
     finally:
-        for reply, future in expected.items():
+        for reply in expected:
             connection.forget(reply)
-            if future.done() and not future.cancelled():
-                future.exception()  # each one is told of a lost connection, and only the first is asked
 
 
 def _judged(answers: Sequence[Message], each: int, where: str) -> Outcome:

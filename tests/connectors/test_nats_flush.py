@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 
 from streams.connectors.jetstream.client import Connection, publication
@@ -81,5 +82,28 @@ def test_an_answer_to_a_flush_that_was_given_up_costs_no_connection() -> None:
         await connection.flush()
         assert connection.reconnects == 0
         assert heard.lines.count(b"CONNECT") == 1
+
+    play(scene)
+
+
+def test_nobody_complains_of_a_lost_connection_that_nobody_waits_for_any_more() -> None:
+    async def scene(heard: Server, connection: Connection) -> None:
+        complaints: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, said: complaints.append(str(said)))
+        heard.answers.clear()
+        heard.pinged.clear()
+        reply, answer = connection.expect()
+        flush = asyncio.create_task(connection.flush())
+        await heard.pinged.wait()
+        await connection._lost()
+        flush.cancel()
+        await asyncio.wait({flush})
+        assert answer.done()
+        connection.forget(reply)
+        del answer, flush
+        gc.collect()
+        await asyncio.sleep(0)
+        assert not complaints
+        heard.answers.set()
 
     play(scene)

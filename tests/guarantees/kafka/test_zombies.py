@@ -9,6 +9,7 @@ from tests.brokers.kafka.broker import KafkaBroker
 from tests.guarantees.kafka.fleet import Fleet, paused, some_time
 from tests.guarantees.kafka.pipeline import APP, PACE, Pipeline
 from tests.guarantees.kafka.verifier import members
+from tests.guarantees.outages.watch import ask
 
 BACKLOG = 3_000
 WORKERS = 3
@@ -34,6 +35,7 @@ def test_a_worker_that_slept_while_its_tasks_moved_writes_nothing_and_then_joins
         while turn < PAUSES or not struck(fleet):
             assert turn < MOST_PAUSES, "no zombie was ever fenced at a task of its own"
             zombie = fleet.running[turn % WORKERS]
+            fleet.until(lambda: ask(zombie).tasks, f"{zombie} to have tasks that can move")  # noqa: B023
             told = zombie.said.count(OUT)
             came_to = pipeline.done()
             pipeline.send(BACKLOG)
