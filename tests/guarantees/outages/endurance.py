@@ -68,8 +68,8 @@ class Endured:
     repeated: int = 0
 
     HEAD = (
-        f"{'cell':38} {'first':>6} {'all':>6} {'well':>6} {'noticed':>7} {'cpu':>5} {'MB':>5} {'answer':>6} {'lines':>5} "
-        "ended, repeated"
+        f"{'cell':38} {'first':>6} {'all':>6} {'well':>6} {'noticed':>7} {'cpu':>5} {'MB':>5} "
+        f"{'answer':>6} {'lines':>5} ended, repeated"
     )
 
     def __str__(self) -> str:
@@ -78,8 +78,8 @@ class Endured:
         grown = f"{self.grown_mb:+.0f}" if self.grown_mb is not None else "-"
         ended = f"{self.ended_s:.1f} {self.statuses}" if self.ended_s is not None else "-"
         return (
-            f"{self.cell!s:38} {self.first_s:6.1f} {self.all_s:6.1f} {self.well_s:6.1f} {noticed:>7} {cpu:>5} {grown:>5} "
-            f"{self.answer_s:6.2f} {self.lines:5} {ended} {self.repeated or ''}"
+            f"{self.cell!s:38} {self.first_s:6.1f} {self.all_s:6.1f} {self.well_s:6.1f} {noticed:>7} {cpu:>5} "
+            f"{grown:>5} {self.answer_s:6.2f} {self.lines:5} {ended} {self.repeated or ''}"
         )
 
 
