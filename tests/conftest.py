@@ -43,6 +43,7 @@ MARKER_OF_FOLDER = {"integration": "integration", "guarantees": "guarantee"}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record-durations", action="store_true", help="write tests/durations.json anew")
+    parser.addoption("--trace-all", action="store_true", help="property tests are traced by coverage, too")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -97,7 +98,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    if item.get_closest_marker("property") is None:
+    if item.get_closest_marker("property") is None or item.config.getoption("--trace-all"):
         return (yield)
     with untraced():
         return (yield)

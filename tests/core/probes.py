@@ -153,11 +153,12 @@ def a_task(
     store: MemoryStore | None = None,
     piece_records: int = PRODUCTION.piece_records,
     dirty_entries: int = PRODUCTION.dirty_entries,
+    weighed_values: int = PRODUCTION.weighed_values,
     **plan: Any,
 ) -> Task:
     subtopology = Subtopology("a.in", list(nodes), 1, {state.name: state for node in nodes for state in node.states})
     settings: dict[str, Any] = {"limits": Limits(), "partitions": {"out": 1, "again": 2}, "upstream_tasks": {}}
-    thresholds = Thresholds(piece_records=piece_records, dirty_entries=dirty_entries)
+    thresholds = Thresholds(piece_records=piece_records, dirty_entries=dirty_entries, weighed_values=weighed_values)
     made = Plan(app="a", partitioner=lambda key, count: 0, thresholds=thresholds, **(settings | plan))
     return Task(
         subtopology, 0, plan=made, checkpoint=checkpoint or Checkpoint("log"), store=store or MemoryStore(MemoryDisk())

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.core.batch import FOREVER, Batch, Origin
+from streams.core.batch import FOREVER, NEVER, Batch, Origin
 from streams.core.inputs import Decoded, Input, choose
 from streams.core.record import START, Fetched, Headers, Position, Records, TopicPartition
 from streams.core.watermark import MARK_HEADER, Mark, SourceWatermark, encode_mark
@@ -101,6 +101,23 @@ def test_an_input_goes_on_behind_its_position() -> None:
     source = an_input(Position.at(2))
     source.accept(fetched([10, 11, 12, 13]))
     assert drain(source, 10) == [12, 13]
+
+
+def test_behind_a_mark_the_position_is_that_of_what_waits_and_behind_the_last_one_that_of_the_batch() -> None:
+    source = an_input()
+    source.accept(fetched([Mark("", 4), 5, Mark("", 6)], gap=3, behind=2))
+    assert source.settle_marks()
+    assert source.position.offset() == 1, "of the record at 3 nothing has come yet"
+    source.position = source.take(1).position
+    assert source.position.offset() == 6, "the mark at 6 wasn't heard yet"
+    assert source.settle_marks()
+    assert source.position.offset() == 6 + 1 + 2
+
+
+def test_the_times_of_a_piece_are_those_of_its_rows_and_a_row_that_does_not_decode_has_none() -> None:
+    source = an_input()
+    source.accept(fetched([3, "bad", 5]))
+    assert list(source.take(3).times_by_row()) == [3, NEVER, 5]
 
 
 def test_a_mark_counts_when_its_turn_comes_and_not_before() -> None:

@@ -65,6 +65,24 @@ def test_columns_are_joined_row_by_row_headers_or_not(
     assert len(Fetched(TopicPartition("t", 0), range(9), joined, 9)) == len(joined)
 
 
+@given(st.lists(st.integers(0, 9), unique=True).map(sorted), st.integers(0, 12), st.integers(0, 2), st.booleans())
+def test_a_batch_since_a_position_is_what_lies_in_its_lane_from_there_on(
+    offsets: list[int], seen: int, lane: int, headed: bool
+) -> None:
+    headers: list[Headers | None] | None = [(("h", b"%d" % at),) for at in offsets] if headed else None
+    whole = Records([b"k%d" % at for at in offsets], [b"v%d" % at for at in offsets], list(offsets), headers)
+    batch = Fetched(TopicPartition("t", 0), offsets, whole, 11, lane)
+    left = batch.since(Position({lane: seen, lane + 1: 100}))
+    kept = [at for at in offsets if at >= seen]
+    assert list(left.offsets) == left.records.timestamps == kept
+    assert left.records.keys == [b"k%d" % at for at in kept]
+    assert left.records.values == [b"v%d" % at for at in kept]
+    assert left.records.headers == (None if headers is None else [(("h", b"%d" % at),) for at in kept])
+    assert (left.partition, left.lane) == (batch.partition, lane)
+    assert left.next_offset == (11 if kept == offsets else max(11, seen))
+    assert (left is batch) == (kept == offsets)
+
+
 def test_a_partition_reads_as_its_topic_and_number() -> None:
     assert str(TopicPartition("orders", 3)) == "orders[3]"
 

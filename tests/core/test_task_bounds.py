@@ -130,6 +130,13 @@ def test_what_changes_weigh_bounds_how_many_may_wait_for_a_commit() -> None:
     assert waiting == [8, 16, 32, 62, 44], "an entry weighs 64 bytes at least; then there are no more records"
 
 
+def test_a_state_keeps_as_many_values_in_memory_as_the_plan_allows_by_what_a_sample_of_them_weighs() -> None:
+    source, probe = in_a_row(puts=1_000)
+    task = a_task(source, probe, state_cache_bytes=1_000_000, weighed_values=5)
+    budget = task.states["rows"]._budget  # type: ignore[union-attr]
+    assert (budget.sample, budget.entries) == (5, 500)
+
+
 def test_a_value_that_the_log_would_not_take_with_its_key_is_refused_by_name() -> None:
     for puts, refused in ((76, False), (77, True)):
         source, probe = in_a_row(puts=puts)

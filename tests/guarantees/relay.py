@@ -92,24 +92,31 @@ class Relay:
 
     async def _serve(self, reader: asyncio.StreamReader, link: Link) -> None:
         self.links.add(link)
+        # Apart: a broker that stands still lets connections to it wait, for half a minute after it goes on.
+        carrying = asyncio.create_task(self._carry(reader, link))
+        try:
+            await link.done.wait()
+        finally:
+            carrying.cancel()
+            await asyncio.gather(carrying, return_exceptions=True)
+            link.client.close()
+            self.links.discard(link)
+
+    async def _carry(self, reader: asyncio.StreamReader, link: Link) -> None:
         broker: asyncio.StreamWriter | None = None
-        pumps: list[asyncio.Task[None]] = []
         try:
             if await self.opened(link):
                 answers, broker = await asyncio.open_connection("127.0.0.1", self.behind)
-                pumps.append(asyncio.create_task(self._pump(link, answers, link.client, "answer")))
-            pumps.append(asyncio.create_task(self._pump(link, reader, broker, "request")))
-            await link.done.wait()
+                await asyncio.gather(
+                    self._pump(link, answers, link.client, "answer"), self._pump(link, reader, broker, "request")
+                )
+            else:
+                await self._pump(link, reader, None, "request")
         except OSError:
-            pass  # the broker isn't there: the client is hung up on
+            link.done.set()  # the broker isn't there: the client is hung up on
         finally:
-            for pump in pumps:
-                pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
-            for end in (link.client, broker):
-                if end is not None:
-                    end.close()
-            self.links.discard(link)
+            if broker is not None:
+                broker.close()
 
     async def _pump(
         self, link: Link, source: asyncio.StreamReader, sink: asyncio.StreamWriter | None, way: Way

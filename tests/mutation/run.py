@@ -76,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "no:cacheprovider",
         "-p",
         "no:xdist",
+        "--trace-all",
         "-o",
         "console_output_style=classic",
     ]
