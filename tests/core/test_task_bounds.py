@@ -8,7 +8,7 @@ from streams.core.capability import Limits
 from streams.core.checkpoint import Checkpoint
 from streams.core.log import TopicSpec
 from streams.core.record import Position, TopicPartition
-from streams.core.state import UnencodableState
+from streams.core.state import KeyedState, UnencodableState
 from streams.core.store import StoreState
 from streams.state.memory import MemoryDisk, MemoryStore
 from tests.core.probes import (
@@ -133,7 +133,9 @@ def test_what_changes_weigh_bounds_how_many_may_wait_for_a_commit() -> None:
 def test_a_state_keeps_as_many_values_in_memory_as_the_plan_allows_by_what_a_sample_of_them_weighs() -> None:
     source, probe = in_a_row(puts=1_000)
     task = a_task(source, probe, state_cache_bytes=1_000_000, weighed_values=5)
-    budget = task.states["rows"]._budget  # type: ignore[union-attr]
+    state = task.states["rows"]
+    assert isinstance(state, KeyedState)
+    budget = state._budget
     assert (budget.sample, budget.entries) == (5, 500)
 
 
