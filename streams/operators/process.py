@@ -116,18 +116,13 @@ class _ProcessWork:
         self._state.prepare(keys)
         made: list[tuple[bytes, Any, int, int]] = []
         failed: list[tuple[int, Exception]] = []
-        seen = 0 if origin is None else origin.first
         for index, (key, value, time, row) in enumerate(zip(keys, batch.values, batch.times, batch.rows, strict=True)):
             watermark = self._watermark(origin, row)
             if timers.next <= watermark:
                 self._flush(made, origin)
                 made = []
-                # Each fires at the first watermark that reaches it, also where the rows between went elsewhere.
-                for passed in range(seen, row + 1) if origin is not None else (row,):
-                    reached = self._watermark(origin, passed)
-                    while timers.next <= reached:
-                        self._fire(timers.next, self._at_once)
-            seen = row
+                while timers.next <= watermark:  # each at its own time: one that it sets may be due before the others
+                    self._fire(timers.next, self._at_once)
             if self._here is not None:
                 self._here.origin, self._here.row = origin, row
             self._user._origin, self._user._row = origin, row
