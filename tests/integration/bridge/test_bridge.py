@@ -23,6 +23,7 @@ from streams.connectors.mqtt.connection import Connection
 from streams.connectors.mqtt.packets import Publish, Subscription
 from tests.brokers.kafka.broker import KafkaBroker
 from tests.brokers.mqtt.server import Mosquitto
+from tests.brokers.nats.clients import taken
 from tests.brokers.nats.server import NatsServer
 from tests.guarantees.kafka_log.reading import records_of
 from tests.integration.mqtt.helpers import config_of, opened, send, subscribed, take
@@ -130,7 +131,7 @@ def test_each_transport_leads_to_each_other(
 
         async with nats_client(nats) as client, mqtt(mosquitto, "checker") as connection:
             await client.subscribe("heat.>", cb=hear)
-            await client.flush()
+            await taken(client)
             await subscribed(connection, Subscription("commands/#", 2), Subscription("all-heat", 1))
             with bridge(tmp_path, routes) as process:
                 await until(lambda: listens(tmp_path), process, tmp_path)

@@ -29,6 +29,7 @@ from streams.connectors.jetstream.session import LAST_PAUSE_S, Rounds
 from streams.core.log import Append, TopicSpec
 from streams.core.record import START, Records, TopicPartition
 from streams.errors import LogUnavailable
+from tests.brokers.nats.clients import taken
 from tests.brokers.nats.server import NatsServer
 from tests.brokers.ports import free_port
 
@@ -95,7 +96,7 @@ async def echo(server: NatsServer) -> Any:
         await message.respond(message.data)
 
     await answering.subscribe("echo", cb=answer)
-    await answering.flush()
+    await taken(answering)
     return answering
 
 

@@ -33,6 +33,7 @@ from streams.runtime.clock import SystemClock
 from streams.runtime.worker import Worker
 from streams.testing.driver import MemoryStores
 from streams.testing.source_contract import values
+from tests.brokers.nats.clients import taken
 from tests.brokers.nats.server import NatsServer
 
 APP = Path(__file__).with_name("edge_app.py")
@@ -81,7 +82,7 @@ def test_what_is_sent_to_matching_subjects_is_read_with_subject_and_headers(
             await sender.publish(f"{plant}.1.pressure", b"1013")
             await sender.publish(f"{plant}.2.temperature", b"21.5", reply="answers", headers={"unit": "celsius"})
             await sender.publish(f"{plant}.2.temperature", b"22.5", headers={"Streams-Key": "two"})
-            await sender.flush()
+            await taken(sender)
             readings = TopicPartition("readings", 0)
             await until(lambda: log.broker.partition(readings).end == 3)
         found = await records(log, readings)
@@ -110,7 +111,7 @@ def test_tasks_that_share_a_subject_get_each_message_once(nats: NatsServer, uniq
         async with client(nats) as sender, at_work(app, log) as worker:
             for number in range(300):
                 await sender.publish(jobs, b"%d" % number)
-            await sender.flush()
+            await taken(sender)
             await until(lambda: log.broker.partition(TopicPartition("done", 0)).end == 300)
             shares = [each.received for each in worker.ingresses.values()]
         assert sorted(int(value or 0) for _, value, _ in await records(log, TopicPartition("done", 0))) == list(
@@ -139,7 +140,7 @@ def test_what_is_written_to_a_subject_gets_there_with_its_key_in_the_subject(
                 came.append(message)
 
             await listener.subscribe(f"{alerts}.>", cb=hear)
-            await listener.flush()
+            await taken(listener)
             readings = app.topic("readings", value=str)
             await readings.send_many([("a.1", "one"), ("b c", "two"), (None, "three")], timestamp=5)
             await until(lambda: len(came) == 3)
@@ -205,7 +206,7 @@ def test_what_a_log_takes_too_slowly_is_dropped_and_counted(
         async with client(nats) as sender:
             for number in range(100):
                 await sender.publish(subject, b"%03d" % number + bytes(197))
-            await sender.flush()
+            await taken(sender)
         await intake.end()  # everything has come
         kept: list[bytes] = []
         while (more := await intake.receive(max_records=10, max_bytes=1_000, wait_s=0)) is not None:
@@ -234,7 +235,7 @@ def test_a_header_that_doesn_t_read_neither_ends_the_worker_nor_loses_the_messag
         async with client(nats) as sender, at_work(app, log):
             for number in range(3):
                 await sender.publish(f"{plant}.{number}", b"%d" % number, headers={name: content, "Streams-Key": "k"})
-            await sender.flush()
+            await taken(sender)
             await until(lambda: log.broker.partition(readings).end == 3)
         found = await records(log, readings)
         assert [(key, value) for key, value, _ in found] == [(b"k", b"0"), (b"k", b"1"), (b"k", b"2")]
@@ -255,7 +256,7 @@ def test_who_lets_go_while_the_server_is_away_takes_nothing_from_those_who_share
         first, ended = [await edge.intake(jobs, "group", number, None) for number in range(2)]
         async with client(nats_own) as sender:
             await sender.publish("jobs", b"before")
-            await sender.flush()
+            await taken(sender)
         await edge._connection.flush()
         await asyncio.to_thread(nats_own.kill)
         await until(lambda: not edge._connection.connected)
@@ -269,7 +270,7 @@ def test_who_lets_go_while_the_server_is_away_takes_nothing_from_those_who_share
         async with client(nats_own) as sender:
             for number in range(50):
                 await sender.publish("jobs", b"%d" % number)
-            await sender.flush()
+            await taken(sender)
         found: list[bytes | None] = []
         async with asyncio.timeout(PATIENCE_S):
             while len(found) < 50:
@@ -337,7 +338,7 @@ def test_what_was_journaled_is_processed_once_and_delivered_through_kills(
                 came.append(-int(message.data))
 
             await peer.subscribe("negated.>", cb=hear)
-            await peer.flush()
+            await taken(peer)
 
             async def send() -> None:
                 nonlocal sent
@@ -408,7 +409,7 @@ def test_workers_that_share_a_subject_journal_each_message_once_by_one_of_them(
             async with client(nats_own) as sender:
                 for number in range(count):
                     await sender.publish(f"jobs.{number % 7}", b"%d" % number)
-                await sender.flush()
+                await taken(sender)
             reader = open_log(log)
             await reader.open()
             journal = [TopicPartition("shared.jobs.any.journal", number) for number in range(4)]
