@@ -89,8 +89,7 @@ class Forks:
         return ("", "", "") if report.outcome != "failed" or self.ready else None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        # In the process that measures; a mutant's has no output.
-        if report.failed:
+        if report.failed and not self.ready:
             print(f"{report.nodeid}\n{report.longreprtext}", flush=True)
 
     @pytest.hookimpl(tryfirst=True)
