@@ -19,6 +19,7 @@ a survivor is what costs most.
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import mmap
 import os
@@ -96,6 +97,8 @@ class Forks:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         if session.testsfailed:
             return True
+        for name in {mutant.module_name for mutant in self.mutants}:
+            importlib.import_module(name)  # not before pytest, which warns of plug-ins that are imported already
         files = {os.path.realpath(mutant.path) for mutant in self.mutants}
         measured = _in_fork(lambda: _measured(session, files))
         if not measured:

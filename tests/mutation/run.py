@@ -14,7 +14,6 @@ printed as entries of that file, their reason still to be written; the better an
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import sys
@@ -96,8 +95,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     files = [file for those in areas.values() for file in those]
     mutants = [mutant for file in files for mutant in mutants_of(file)]
     last = _read_last()
-    for name in {mutant.module_name for mutant in mutants}:
-        importlib.import_module(name)
 
     # First what costs nothing to run: what the types reject needs no test.
     by_types = rejected(mutants)
