@@ -64,7 +64,10 @@ AREAS = (
         "embedded log",
         tuple(f"streams/connectors/embedded/{name}.py" for name in ("blocks", "engine", "flusher", "log", "reader")),
         (
-            *(f"tests/connectors/test_embedded_{name}.py" for name in ("blocks", "commit", "log", "maintenance")),
+            *(
+                f"tests/connectors/test_embedded_{name}.py"
+                for name in ("blocks", "commit", "log", "maintenance", "reader")
+            ),
             "tests/connectors/test_embedded_waiting_writers.py",
             *FAST,
         ),
