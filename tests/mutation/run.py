@@ -75,7 +75,7 @@ AREAS = (
     Area(
         "memory log",
         ("streams/connectors/memory",),
-        ("tests/connectors/test_memory_log.py", "tests/connectors/test_waiting.py", *FAST),
+        tuple(f"tests/connectors/test_{name}.py" for name in ("memory_broker", "memory_log", "waiting")) + FAST,
     ),
 )
 
