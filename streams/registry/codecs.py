@@ -306,8 +306,9 @@ def _is_class(schema: Any) -> bool:
 def _as_schema(schema: Any, kind: str) -> Schema:
     if isinstance(schema, Schema):
         return schema
-    if isinstance(schema, str) and not schema.lstrip().startswith(("{", "[", '"')):
-        schema = {"type": schema.strip()}  # Avro's "string" and the like
+    if isinstance(schema, str) and not schema.lstrip().startswith(("{", "[")):
+        # Avro's "string" and the like, with JSON's quotes or without: the serializer takes no schema that is a text.
+        schema = {"type": schema.strip().strip('"')}
     return Schema(schema if isinstance(schema, str) else json.dumps(schema), kind)
 
 

@@ -42,7 +42,7 @@ from tests.mutation.mutants import Mutant
 __all__ = ["Forks", "Outcome"]
 
 MEMORY_BYTES = 4 << 30
-CLOCK_S = 120.0
+CLOCK_S = 60.0
 """How long a mutant may wait. A test that waits for something does so for milliseconds."""
 
 
@@ -258,7 +258,7 @@ def _child(
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
         for name, timer, limit_s in (
             ("SIGPROF", signal.ITIMER_PROF, 2.0 + 5 * cost_s),
-            ("SIGALRM", signal.ITIMER_REAL, CLOCK_S + 50 * cost_s),
+            ("SIGALRM", signal.ITIMER_REAL, CLOCK_S + 10 * cost_s),
         ):
             signal.signal(getattr(signal, name), signal.SIG_DFL)
             signal.setitimer(timer, limit_s)
