@@ -52,6 +52,7 @@ class Area:
 FAST = ("-m", "not (integration or guarantee or slow)")
 
 CORE_TESTS = ("tests/core", "tests/operators", "tests/dsl", "tests/state/test_memory.py", *FAST)
+EMBEDDED_TESTS = ("blocks", "commit", "damage", "engine", "lock", "log", "maintenance", "reader", "waiting_writers")
 AREAS = (
     Area("core", ("streams/core",), CORE_TESTS),
     Area("operators", ("streams/operators",), CORE_TESTS),
@@ -63,14 +64,7 @@ AREAS = (
     Area(
         "embedded log",
         tuple(f"streams/connectors/embedded/{name}.py" for name in ("blocks", "engine", "flusher", "log", "reader")),
-        (
-            *(
-                f"tests/connectors/test_embedded_{name}.py"
-                for name in ("blocks", "commit", "log", "maintenance", "reader")
-            ),
-            "tests/connectors/test_embedded_waiting_writers.py",
-            *FAST,
-        ),
+        tuple(f"tests/connectors/test_embedded_{name}.py" for name in EMBEDDED_TESTS) + FAST,
     ),
     Area(
         "memory log",
