@@ -190,11 +190,15 @@ class SchemaRegistry:
         They are read as that class, whatever the registry says, by Protobuf's own rules of evolution: one class of
         messages a topic.
         """
-        client, reading = self._connection.client, {"subject.name.strategy": self._subject}
-        writing = {**reading, "auto.register.schemas": self._register, "normalize.schemas": True}
+        client = self._connection.client
+        writing = {
+            "subject.name.strategy": self._subject,
+            "auto.register.schemas": self._register,
+            "normalize.schemas": True,
+        }
 
         def read() -> Read:
-            made: Read = ProtobufDeserializer(message, reading)
+            made: Read = ProtobufDeserializer(message)
             return made
 
         def write() -> Write:

@@ -25,7 +25,7 @@ def run(
     async def main() -> None:
         clock = iter(times_ms or [])
         log = EmbeddedLog(
-            EmbeddedConfig(str(path), durable=False, **settings),
+            EmbeddedConfig(str(path), durable=False, **settings),  # type: ignore[arg-type]
             now_ms=(lambda: next(clock)) if times_ms is not None else lambda: 5,
         )
         await log.open()
@@ -41,7 +41,7 @@ def run(
 def heads(log: EmbeddedLog, *bases: int) -> list[tuple[int, int, int, int]]:
     """Of the blocks at ``bases``: where the next one starts, its time, the bytes before it, its size."""
     partition = log._engine.partition(ORDERS)
-    stored = [log._engine.storage.db.get(partition.key(base)) for base in bases]
+    stored: list[bytes] = [log._engine.storage.db[partition.key(base)] for base in bases]
     found = [decode_head(value) for value in stored]
     return [(it.next_offset, it.append_ms, it.bytes_before, len(value)) for it, value in zip(found, stored)]
 

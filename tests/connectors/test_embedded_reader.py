@@ -11,6 +11,7 @@ import pytest
 
 from streams.connectors.embedded import EmbeddedLog
 from streams.connectors.embedded import reader as reading
+from streams.connectors.embedded.catalog import find_block
 from streams.core.log import TopicSpec
 from streams.core.record import START, Position, TopicPartition
 from streams.errors import TopicRecreated
@@ -89,7 +90,7 @@ def test_a_block_is_read_once_even_if_it_had_to_wait_for_the_next_fetch(
 ) -> None:
     found: list[int] = []
 
-    def counted(*arguments: Any, find: Any = reading.find_block) -> Any:
+    def counted(*arguments: Any, find: Any = find_block) -> Any:
         found.append(arguments[2])
         return find(*arguments)
 

@@ -199,10 +199,13 @@ def test_the_bytes_codec_gives_bytes_whatever_holds_them() -> None:
 def test_a_pydantic_model_inside_another_type_is_written_as_its_own_json() -> None:
     class Host(pydantic.BaseModel):
         address: IPv4Address
+        up: timedelta = timedelta(seconds=90)
 
     codec = value_codec(list[Model] | dict[str, Host])
-    assert codec.encode({"a": Host(address=IPv4Address("10.0.0.1"))}) == b'{"a":{"address":"10.0.0.1"}}'
-    assert value_codec(None).encode([Host(address=IPv4Address("10.0.0.1"))]) == b'[{"address":"10.0.0.1"}]'
+    assert codec.encode({"a": Host(address=IPv4Address("10.0.0.1"))}) == b'{"a":{"address":"10.0.0.1","up":"PT1M30S"}}'
+    assert (
+        value_codec(None).encode([Host(address=IPv4Address("10.0.0.1"))]) == b'[{"address":"10.0.0.1","up":"PT1M30S"}]'
+    )
 
 
 def test_what_a_pydantic_type_can_not_hold_is_refused_with_the_type_as_it_was_declared() -> None:
