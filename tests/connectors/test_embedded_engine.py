@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ def run(
 def heads(log: EmbeddedLog, *bases: int) -> list[tuple[int, int, int, int]]:
     """Of the blocks at ``bases``: where the next one starts, its time, the bytes before it, its size."""
     partition = log._engine.partition(ORDERS)
-    stored: list[bytes] = [log._engine.storage.db[partition.key(base)] for base in bases]
+    stored: list[Any] = [log._engine.storage.db[partition.key(base)] for base in bases]
     found = [decode_head(value) for value in stored]
     return [(it.next_offset, it.append_ms, it.bytes_before, len(value)) for it, value in zip(found, stored)]
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from streams.connectors.memory import MemoryBroker, rules
+from streams.connectors.memory.broker import MemoryTask
 from streams.core.capability import Limits
 from streams.core.log import Append, TopicSpec
 from streams.core.record import Headers, Position, Records, TopicPartition
@@ -242,7 +243,7 @@ def test_only_the_last_owner_of_a_task_commits_and_a_task_that_is_forgotten_star
     assert broker.write([], Limits(), task="task", generation=2, checkpoint=b"new") == {}
     assert broker.tasks["task"].checkpoint == b"new"
     broker.forget("task")
-    assert (broker.tasks["task"].generation, broker.tasks["task"].checkpoint) == (3, None)
+    assert broker.tasks["task"] == MemoryTask(generation=3, checkpoint=None)
     ends = broker.write([Append(AT, Records([None], [b"x"], [0])), Append(AT, Records([None], [b"y"], [0]))], Limits())
     assert ends == {AT: Position.at(2)}
 
