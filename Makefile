@@ -11,7 +11,7 @@
 #   make bench-kafka   measure on a real broker, and write docs/benchmarks-kafka.md (needs Java and Maven; an hour)
 #   make bench-nats    measure on a real NATS server, and write docs/benchmarks-nats.md (a quarter of an hour)
 #   make bench-mqtt    measure on a real Mosquitto, and write docs/benchmarks-mqtt.md (a quarter of an hour)
-#   make mutants change the code in small ways, and show what no test notices (a quarter of an hour; ONLY=streams/core/state.py: one file)
+#   make mutants change the code in small ways, and show what no test notices (half an hour; ONLY=streams/core/state.py: one file)
 #   make format  rewrite the sources in the project's style
 #   make clean   remove what these targets made
 #

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 
 from streams.connectors.embedded.blocks import Block, block_records
 from streams.connectors.embedded.catalog import Partition, find_block
@@ -68,7 +69,7 @@ class EmbeddedReader:
     def _collect(self, partitions: Collection[TopicPartition], max_records: int) -> list[Fetched]:
         cursors = [self._cursors[at] for at in partitions]
         # The partitions that the limit of bytes cut off last time come first.
-        first = self._first % len(cursors) if cursors else 0
+        first = self._first
         found: list[Fetched] = []
         size_bytes = 0
         for index in range(len(cursors)):
@@ -76,8 +77,9 @@ class EmbeddedReader:
             if size_bytes >= FETCH_BYTES_MAX:
                 self._first = first + index
                 break
-            batch, share_bytes = self._share(cursor, max_records)
-            if batch is not None:
+            share = self._share(cursor, max_records)
+            if share is not None:
+                batch, share_bytes = share
                 found.append(batch)
                 size_bytes += share_bytes
         # Only now, when nothing can raise any more: else the batches before an error would be passed over.
@@ -85,13 +87,13 @@ class EmbeddedReader:
             self._cursors[batch.partition].offset = batch.next_offset
         return found
 
-    def _share(self, cursor: _Cursor, max_records: int) -> tuple[Fetched | None, int]:
+    def _share(self, cursor: _Cursor, max_records: int) -> tuple[Fetched, int] | None:
         """The next batch of one partition and its stored size; None when nothing is left to read now."""
         partition = cursor.partition
         offset, visible = cursor.offset, partition.visible
         self._check(partition, offset)
         if offset >= visible:
-            return None, 0
+            return None
         base, block, total_bytes = self._block(cursor, offset)
         offsets, records = block_records(base, block, offset)
         offset = block.next_offset
@@ -134,12 +136,9 @@ class EmbeddedReader:
 
 def _joined(parts: list[Sequence[int]]) -> Sequence[int]:
     """The offsets of all parts: a range where they have no gaps."""
-    first = parts[0]
     if len(parts) == 1:
-        return first
-    end = first.stop if isinstance(first, range) else -1
-    for part in parts[1:]:
-        if not isinstance(part, range) or part.start != end:
-            return [offset for part in parts for offset in part]
-        end = part.stop
-    return range(parts[0][0], end)
+        return parts[0]
+    ranges = [part for part in parts if isinstance(part, range)]
+    if len(ranges) == len(parts) and all(part.stop == after.start for part, after in pairwise(ranges)):
+        return range(ranges[0].start, ranges[-1].stop)
+    return [offset for part in parts for offset in part]

@@ -192,7 +192,7 @@ def _pydantic_codec(spec: Any) -> Codec[Any]:
 
     adapter = TypeAdapter(spec)
     to_json = adapter.serializer.to_json
-    cls = spec if isinstance(spec, type) and hasattr(spec, "__pydantic_validator__") else object
+    cls = spec if isinstance(spec, type) else object
 
     def encode(value: Any) -> bytes:
         # by_alias: what validates by its alias must be written by it.  Without warnings="error" a value of another

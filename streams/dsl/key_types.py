@@ -115,7 +115,7 @@ def parts_of(spec: Any) -> tuple[Sequence[Any], Callable[[Any], Sequence[Any]], 
     types: Sequence[Any] = ()
     build: Callable[[list[Any]], Any] = tuple
     fields: Sequence[str] = ()
-    is_class = isinstance(spec, type) and get_origin(spec) is None
+    is_class = isinstance(spec, type)
     if get_origin(spec) is tuple and Ellipsis not in get_args(spec):
         types = get_args(spec)
         size = len(types)
@@ -189,4 +189,4 @@ def is_simple(spec: Any) -> bool:
 
 def type_name(spec: Any) -> str:
     """As a user wrote it."""
-    return spec.__name__ if isinstance(spec, type) and not get_args(spec) else str(spec)
+    return spec.__name__ if isinstance(spec, type) else str(spec)

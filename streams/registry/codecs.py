@@ -190,11 +190,15 @@ class SchemaRegistry:
         They are read as that class, whatever the registry says, by Protobuf's own rules of evolution: one class of
         messages a topic.
         """
-        client, reading = self._connection.client, {"subject.name.strategy": self._subject}
-        writing = {**reading, "auto.register.schemas": self._register, "normalize.schemas": True}
+        client = self._connection.client
+        writing = {
+            "subject.name.strategy": self._subject,
+            "auto.register.schemas": self._register,
+            "normalize.schemas": True,
+        }
 
         def read() -> Read:
-            made: Read = ProtobufDeserializer(message, reading)
+            made: Read = ProtobufDeserializer(message)
             return made
 
         def write() -> Write:
@@ -306,8 +310,9 @@ def _is_class(schema: Any) -> bool:
 def _as_schema(schema: Any, kind: str) -> Schema:
     if isinstance(schema, Schema):
         return schema
-    if isinstance(schema, str) and not schema.lstrip().startswith(("{", "[", '"')):
-        schema = {"type": schema.strip()}  # Avro's "string" and the like
+    if isinstance(schema, str) and not schema.lstrip().startswith(("{", "[")):
+        # Avro's "string" and the like, with JSON's quotes or without: the serializer takes no schema that is a text.
+        schema = {"type": schema.strip().strip('"')}
     return Schema(schema if isinstance(schema, str) else json.dumps(schema), kind)
 
 

@@ -85,6 +85,53 @@ def test_large_records_are_cut_into_blocks_of_about_a_megabyte() -> None:
         pack(AT, written, 0, 0, 0, 1_000_000)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "bytes_max", "lengths"),
+    [
+        ([300] * 9, 900, [3, 3, 3]),
+        ([300] * 9, 899, [2, 2, 2, 2, 1]),
+        ([600, 600], 1000, [1, 1]),
+        ([300] * 3, 1, [1, 1, 1]),
+    ],
+)
+@pytest.mark.parametrize("in_headers", [False, True])
+def test_a_block_is_cut_before_the_record_that_makes_it_too_large(
+    monkeypatch: pytest.MonkeyPatch, sizes: list[int], bytes_max: int, lengths: list[int], in_headers: bool
+) -> None:
+    monkeypatch.setattr(blocks, "MAX_BLOCK_BYTES", bytes_max)
+    values: list[bytes | None] = [bytes(0 if in_headers else size) for size in sizes]
+    headers: list[Headers | None] | None = [(("", bytes(size)),) for size in sizes] if in_headers else None
+    packed = pack(AT, Records([None] * len(sizes), values, [0] * len(sizes), headers), 0, 0, 0, 10**6)
+    assert [len(decode_block(value).values) for _, value in packed] == lengths
+
+
+def test_a_block_that_has_the_largest_size_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = Records([b"k"] * 3, [bytes(50)] * 3, [0] * 3)
+    ((_, whole),) = pack(AT, written, 0, 0, 0, 10**6)
+    monkeypatch.setattr(blocks, "MAX_BLOCK_BYTES", len(whole))
+    assert len(pack(AT, written, 0, 0, 0, 10**6)) == 1
+
+
+def test_keys_are_stored_where_there_are_any() -> None:
+    for keys, stored in (([None, None], None), ([None, b"k"], [None, b"k"]), ([b"k", None], [b"k", None])):
+        ((_, value),) = pack(AT, Records(list(keys), [b"v", b"v"], [0, 0]), 0, 0, 0, 10**6)
+        assert decode_block(value).keys == stored
+
+
+def test_headers_stay_with_their_records_from_any_offset() -> None:
+    headers: list[Headers | None] = [(("a", b"1"),), None, (("b", b"2"),)]
+    ((base, value),) = pack(AT, Records([None] * 3, [b"v"] * 3, [0] * 3, headers), 5, 0, 0, 10**6)
+    for first in range(9):
+        _, records = block_records(base, decode_block(value), first)
+        assert records.headers == headers[max(0, first - base) :]
+
+
+def test_keys_of_blocks_sort_by_topic_partition_and_offset() -> None:
+    assert blocks.partition_end_key(1, 2) == blocks.block_key(1, 2, 2**64 - 1)
+    assert blocks.topic_range(1) == (b"\x00\x00\x00\x01", b"\x00\x00\x00\x02")
+    assert blocks.offset_of_key(blocks.block_key(1, 2, 3)) == 3
+
+
 def test_blocks_of_a_later_format_are_refused_in_words() -> None:
     value = encode_block(Block(2, 1, 0, 0, None, [b""], [0]))
     for read in (decode_block, decode_head):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -10,7 +11,7 @@ from streams.connectors.memory import MemoryBroker, MemoryLog
 from streams.core.capability import Limits
 from streams.core.log import Append, Commit, Log, TopicSpec
 from streams.core.record import START, Position, Records, TopicPartition
-from streams.errors import DataError, Fenced
+from streams.errors import DataError, Fenced, LogUnavailable
 from streams.testing.log_contract import LogContract, append, read_all, records, task_ref
 
 ORDERS = TopicPartition("orders", 0)
@@ -27,6 +28,24 @@ class TestMemoryLog(LogContract):
     def test_two_new_logs_have_two_identities_where_a_log_outlives_its_process(self) -> None:
         # Here the identity is what the broker is given, so that a seed replays.
         assert MemoryLog(MemoryBroker("a")).identity != MemoryLog(MemoryBroker("b")).identity
+
+
+def test_a_log_is_of_use_once_it_is_open_and_its_time_is_the_machines() -> None:
+    async def main() -> None:
+        log = MemoryLog()
+        with pytest.raises(LogUnavailable):
+            await log.topics()
+        await log.open()
+        await log.create_topics([TopicSpec("orders"), TopicSpec("more")])
+        assert list(await log.topics(["more"])) == ["more"]
+        assert list(await log.topics()) == ["orders", "more"]
+        reader = log.reader({ORDERS: START})
+        await reader.close()
+        await reader.close()
+        before = time.time_ns() // 1_000_000
+        assert before <= log.broker.now_ms() <= time.time_ns() // 1_000_000
+
+    asyncio.run(main())
 
 
 def test_clients_of_one_broker_fence_and_wake_one_another() -> None:

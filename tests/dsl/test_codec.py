@@ -197,6 +197,27 @@ def test_the_bytes_codec_gives_bytes_whatever_holds_them() -> None:
     assert type(value_codec(bytes).encode(memoryview(b"x"))) is bytes  # type: ignore[arg-type]
 
 
+def test_a_pydantic_model_inside_another_type_is_written_as_its_own_json() -> None:
+    class Host(pydantic.BaseModel):
+        address: IPv4Address
+        up: timedelta = timedelta(seconds=90)
+
+    codec = value_codec(list[Model] | dict[str, Host])
+    assert codec.encode({"a": Host(address=IPv4Address("10.0.0.1"))}) == b'{"a":{"address":"10.0.0.1","up":"PT1M30S"}}'
+    assert (
+        value_codec(None).encode([Host(address=IPv4Address("10.0.0.1"))]) == b'[{"address":"10.0.0.1","up":"PT1M30S"}]'
+    )
+
+
+def test_what_a_pydantic_type_can_not_hold_is_refused_with_the_type_as_it_was_declared() -> None:
+    for codec in (value_codec(Model), value_codec(list[Model])):
+        assert codec.name == "json"
+    with pytest.raises(TypeError, match=r"^value=Model: got dict {}"):
+        value_codec(Model).encode({})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^value=list\[.*Model\]: .*Expected `Model`"):
+        value_codec(list[Model]).encode([5])  # type: ignore[list-item]
+
+
 def test_nan_is_written_as_null_and_only_read_where_null_is_allowed() -> None:
     raw = value_codec(list[float]).encode([float("nan"), float("inf")])
     assert raw == b"[null,null]"
@@ -247,6 +268,14 @@ def test_types_of_ones_own_go_by_hooks() -> None:
     with pytest.raises(TypeError, match="a object can't be written"):
         codec.encode(object())
     assert "Celsius" in codec.schema
+
+
+def test_a_class_that_neither_hook_handles_fails_the_record() -> None:
+    def decode(cls: type, plain: Any) -> Any:
+        raise NotImplementedError
+
+    with pytest.raises(ValueError, match="a Celsius can't be read"):
+        json_codec(list[Celsius], dec_hook=decode).decode(b"[1]")
 
 
 def test_fingerprints_tell_wire_forms_apart() -> None:

@@ -3,8 +3,9 @@
 What must live here: which tests a mutant is given, and what becomes of it.  What must not: what a mutant is
 (``mutants``), what is done about survivors (``run``).
 
-1. Every test is run once under coverage, whose contexts tell which lines it executes, and once more without: what it
-   costs, and that all are green with no mutant.
+1. In a forked process, every test is run once under coverage, whose contexts tell which lines it executes, and once
+   more without: what it costs, and that all are green with no mutant.  This process runs no test itself: the threads
+   that a library starts for the first of them (RocksDB's) would be missing in each fork, which would wait for them.
 2. For each mutant a process is forked, which installs it and runs the tests that execute its lines, up to the first
    that fails: those that killed the last mutants of its function first, then those of its own test files, then the
    cheapest.
@@ -18,6 +19,8 @@ a survivor is what costs most.
 from __future__ import annotations
 
 import gc
+import importlib
+import json
 import mmap
 import os
 import resource
@@ -25,9 +28,11 @@ import signal
 import struct
 import sys
 import time
+import traceback
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import coverage
 import pytest
@@ -37,7 +42,7 @@ from tests.mutation.mutants import Mutant
 __all__ = ["Forks", "Outcome"]
 
 MEMORY_BYTES = 4 << 30
-CLOCK_S = 120.0
+CLOCK_S = 60.0
 """How long a mutant may wait. A test that waits for something does so for milliseconds."""
 
 
@@ -49,7 +54,7 @@ class Outcome:
     tests: int
 
 
-@dataclass
+@dataclass(eq=False)  # pytest keeps its plug-ins in sets
 class Forks:
     """A pytest plug-in: its outcomes are there once ``pytest.main`` has returned."""
 
@@ -84,15 +89,23 @@ class Forks:
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         return ("", "", "") if report.outcome != "failed" or self.ready else None
 
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed and not self.ready:
+            print(f"{report.nodeid}\n{report.longreprtext}", flush=True)
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         if session.testsfailed:
             return True
-        reached = _reached(session, {os.path.realpath(mutant.path) for mutant in self.mutants})
-        needed = set().union(*reached.values())
-        costs_s = [_cpu_s(item) if i in needed else 0.0 for i, item in enumerate(session.items)]
-        if session.testsfailed:
+        for name in {mutant.module_name for mutant in self.mutants}:
+            importlib.import_module(name)  # not before pytest, which warns of plug-ins that are imported already
+        files = {os.path.realpath(mutant.path) for mutant in self.mutants}
+        measured = _in_fork(lambda: _measured(session, files))
+        if not measured:
             return True
+        reached = {(file, line): set(tests) for file, line, tests in measured["reached"]}
+        needed = set().union(*reached.values())
+        costs_s = measured["costs_s"]
         print(f"{len(needed)} tests, {sum(costs_s):.0f} s of CPU; {len(self.mutants)} mutants", flush=True)
         self.ready = True
         self._run_mutants(session, reached, costs_s)
@@ -175,6 +188,38 @@ def _chosen(
     return chosen
 
 
+def _in_fork(call: Callable[[], Any]) -> Any:
+    """What ``call`` returns, as JSON has it, from a process of its own; None if it raised, which is printed."""
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(reading)
+            with open(writing, "w") as out:
+                json.dump(call(), out)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(0)
+    os.close(writing)
+    with open(reading) as found:
+        said = found.read()
+    os.waitpid(pid, 0)
+    return json.loads(said) if said else None
+
+
+def _measured(session: pytest.Session, files: set[str]) -> dict[str, Any] | None:
+    """Which tests execute each line, and what they cost; None if one fails."""
+    reached = _reached(session, files)
+    needed = set().union(*reached.values())
+    costs_s = [_cpu_s(item) if i in needed else 0.0 for i, item in enumerate(session.items)]
+    if session.testsfailed:
+        return None
+    return {"reached": [(*at, sorted(tests)) for at, tests in reached.items()], "costs_s": costs_s}
+
+
 def _reached(session: pytest.Session, files: set[str]) -> Mapping[tuple[str, int], set[int]]:
     """The tests that execute a line, by file and line."""
     meter = coverage.Coverage(data_file=None, config_file=False, include=sorted(files))
@@ -213,7 +258,7 @@ def _child(
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
         for name, timer, limit_s in (
             ("SIGPROF", signal.ITIMER_PROF, 2.0 + 5 * cost_s),
-            ("SIGALRM", signal.ITIMER_REAL, CLOCK_S + 50 * cost_s),
+            ("SIGALRM", signal.ITIMER_REAL, CLOCK_S + 10 * cost_s),
         ):
             signal.signal(getattr(signal, name), signal.SIG_DFL)
             signal.setitimer(timer, limit_s)

@@ -1,60 +1,102 @@
 """Mutation testing: changes the code in small ways, and shows which changes no test notices.
 
-    make mutants                                       the packages of [tool.mutmut] in pyproject.toml
+    make mutants                                       all of AREAS
     make mutants ONLY="streams/core/state.py"          one file, or a few
 
 What must live here: the command, its table, and the check against ``explained.toml``.  What must not: how mutants are
 made (``mutants``), run (``forks``) or type-checked (``types``).
 
 It fails if a mutant survives that isn't explained in ``explained.toml``, if one is explained there that is killed now
-or isn't made any more, or if fewer than ``KILLED_MIN`` of a package that is run as a whole are killed.  Survivors are
+or isn't made any more, or if fewer than ``KILLED_MIN`` of an area that is run as a whole are killed.  Survivors are
 printed as entries of that file, their reason still to be written; the better answer is a test.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import sys
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from mutmut.configuration import config
 
 from tests.mutation.forks import Forks, Outcome
-from tests.mutation.mutants import mutants_of
+from tests.mutation.mutants import Mutant, mutants_of
 from tests.mutation.types import rejected
 
 EXPLAINED = Path(__file__).with_name("explained.toml")
 CACHE = Path(".mutants")
-KILLED_MIN = {"streams/core": 0.9, "streams/operators": 0.9}
+KILLED_MIN = 0.9
+LINKED = {"apps", "connectors", "state"}
+"""The rooms that are linked into streams/, where their code is imported from."""
+
+
+@dataclass(frozen=True)
+class Area:
+    """Code, and the tests that its mutants are to be noticed by: fast ones, since each mutant is given its own.
+
+    sources: files and folders, as they are imported.
+    tests: arguments of pytest.
+    """
+
+    name: str
+    sources: Sequence[str]
+    tests: Sequence[str]
+
+
+FAST = ("-m", "not (integration or guarantee or slow)")
+
+CORE_TESTS = ("tests/core", "tests/operators", "tests/dsl", "tests/state/test_memory.py", *FAST)
+EMBEDDED_TESTS = ("blocks", "commit", "damage", "engine", "lock", "log", "maintenance", "reader", "waiting_writers")
+AREAS = (
+    Area("core", ("streams/core",), CORE_TESTS),
+    Area("operators", ("streams/operators",), CORE_TESTS),
+    Area(
+        "codecs",
+        ("streams/dsl/codec.py", "streams/dsl/key_types.py", "streams/registry/codecs.py"),
+        ("tests/dsl", "tests/registry", "tests/integration/registry", "-m", "not (guarantee or slow)"),
+    ),
+    Area(
+        "embedded log",
+        tuple(f"streams/connectors/embedded/{name}.py" for name in ("blocks", "engine", "flusher", "log", "reader")),
+        tuple(f"tests/connectors/test_embedded_{name}.py" for name in EMBEDDED_TESTS) + FAST,
+    ),
+    Area(
+        "memory log",
+        ("streams/connectors/memory",),
+        tuple(f"tests/connectors/test_{name}.py" for name in ("memory_broker", "memory_log", "waiting")) + FAST,
+    ),
+    Area(
+        "messages of JetStream",
+        ("streams/connectors/jetstream/messages.py",),
+        tuple(f"tests/connectors/test_jetstream_{name}.py" for name in ("forms", "messages", "own_headers")) + FAST,
+    ),
+)
 
 Key = tuple[str, str, str]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make mutants", description="Which changes of the code does no test notice?")
-    parser.add_argument("only", nargs="*", type=Path, help="files or folders, instead of all that are configured")
+    parser.add_argument("only", nargs="*", type=Path, help="files or folders, instead of all areas")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
         "--again", action="store_true", help="run only those that weren't killed when last they were run"
     )
-    parser.add_argument("--tests", nargs="+", help="the tests to run, instead of those that are configured")
+    parser.add_argument("--tests", nargs="+", help="the tests to run, instead of those of the area")
     parser.add_argument("--budget", type=float, default=3.0, help="seconds of tests that a mutant is given at most")
     options = parser.parse_args(arguments)
 
     os.environ["CI"] = "true"
-    configured = config().source_paths
-    files = sorted(set(_files(options.only or configured)))
+    areas = _chosen(options.only)
+    files = [file for those in areas.values() for file in those]
     mutants = [mutant for file in files for mutant in mutants_of(file)]
     last = _read_last()
-    for name in {mutant.module_name for mutant in mutants}:
-        importlib.import_module(name)
 
     # First what costs nothing to run: what the types reject needs no test.
     by_types = rejected(mutants)
@@ -66,8 +108,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         left = [mutant for mutant in left if mutant not in killed]
     print(f"{len(mutants)} mutants, {len(by_types)} of which mypy rejects", flush=True)
     killers = {key: killer for key, killer in last.items() if killer is not None}
-    forks = Forks(left, options.jobs, killers, options.budget)
-    tests = options.tests or config().pytest_add_cli_args_test_selection
+    ran: list[Outcome] = []
+    for area, those in areas.items():
+        found = _run(area, [mutant for mutant in left if mutant.path in those], killers, options)
+        if found is None:
+            print(f"the tests of {area.name} fail without any mutant: run them first", file=sys.stderr)
+            return 2
+        ran += found
+    outcomes = [*before, *ran, *(Outcome(mutant, "mypy", 0) for mutant in by_types)]
+    _write_last(outcomes)
+    return _report(outcomes, areas)
+
+
+def _chosen(only: Sequence[Path]) -> dict[Area, list[Path]]:
+    """The files to change, by the area that they belong to."""
+    every = {area: sorted(set(_files(map(Path, area.sources)))) for area in AREAS}
+    if not only:
+        return every
+    # Named by what the link points to, a file would be imported as a module of its own.
+    wanted = set(_files(Path("streams", path) if path.parts[0] in LINKED else path for path in only))
+    if strangers := wanted.difference(*every.values()):
+        raise SystemExit(f"{', '.join(map(str, sorted(strangers)))}: in no area of {Path(__file__).name}")
+    return {area: those for area, files in every.items() if (those := [file for file in files if file in wanted])}
+
+
+def _run(
+    area: Area, mutants: Sequence[Mutant], killers: Mapping[str, str], options: argparse.Namespace
+) -> list[Outcome] | None:
+    """What becomes of ``mutants``; None if the tests fail without them."""
+    if not mutants:
+        return []
+    print(f"{area.name}: ", end="", flush=True)
+    forks = Forks(mutants, options.jobs, killers, options.budget)
     quiet = [
         "-qq",
         "-x",
@@ -80,16 +152,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "-o",
         "console_output_style=classic",
     ]
-    pytest.main([*quiet, *tests], plugins=[forks])
-    if not forks.ready:
-        print("the tests fail without any mutant: run them first", file=sys.stderr)
-        return 2
-    outcomes = [*before, *forks.outcomes, *(Outcome(mutant, "mypy", 0) for mutant in by_types)]
-    _write_last(outcomes)
-    return _report(outcomes, files, packages=options.only or configured)
+    pytest.main([*quiet, *(options.tests or area.tests)], plugins=[forks])
+    return forks.outcomes if forks.ready else None
 
 
-def _files(paths: Sequence[Path]) -> Iterator[Path]:
+def _files(paths: Iterable[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
             yield from path.rglob("*.py")
@@ -99,7 +166,7 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
             raise SystemExit(f"{path}: no such file or folder")
 
 
-def _report(outcomes: Sequence[Outcome], files: Sequence[Path], packages: Sequence[Path]) -> int:
+def _report(outcomes: Sequence[Outcome], areas: Mapping[Area, Sequence[Path]]) -> int:
     explained = _explained()
     survivors = [outcome for outcome in outcomes if outcome.killer is None]
     unexplained = [outcome for outcome in survivors if outcome.mutant.key not in explained]
@@ -109,24 +176,25 @@ def _report(outcomes: Sequence[Outcome], files: Sequence[Path], packages: Sequen
     ok = not unexplained
     if unexplained:
         print(f"\n{len(unexplained)} mutants survive unexplained (above).")
-    modules = {".".join(file.with_suffix("").parts) for file in files}
+    modules = {".".join(file.with_suffix("").parts) for files in areas.values() for file in files}
     stale = {key for key in explained if key[0].partition(":")[0] in modules}
     stale -= {outcome.mutant.key for outcome in survivors}
     for function, was, becomes in sorted(stale):
         print(f"\nno survivor any more, take it out of {EXPLAINED.name}:\n  {function}\n  - {was}\n  + {becomes}")
     ok = ok and not stale
-    for package in packages:
-        ok = _enough(package, outcomes) and ok
+    for area, files in areas.items():
+        ok = _enough(area, files, outcomes) and ok
     return 0 if ok else 1
 
 
-def _enough(package: Path, outcomes: Sequence[Outcome]) -> bool:
-    least = KILLED_MIN.get(str(package), 0.0)
-    those = [outcome for outcome in outcomes if outcome.mutant.path.is_relative_to(package)]
+def _enough(area: Area, files: Sequence[Path], outcomes: Sequence[Outcome]) -> bool:
+    if set(files) != set(_files(map(Path, area.sources))):
+        return True
+    those = [outcome for outcome in outcomes if outcome.mutant.path in files]
     killed = sum(outcome.killer is not None for outcome in those) / max(1, len(those))
-    if killed < least:
-        print(f"\n{package}: {killed:.1%} are killed, {least:.0%} is asked for.")
-    return killed >= least
+    if killed < KILLED_MIN:
+        print(f"\n{area.name}: {killed:.1%} are killed, {KILLED_MIN:.0%} is asked for.")
+    return killed >= KILLED_MIN
 
 
 def _show(outcome: Outcome) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from confluent_kafka.schema_registry import SchemaRegistryError
+from confluent_kafka.schema_registry import SchemaRegistryClient, SchemaRegistryError
 from httpx2 import ConnectTimeout
 
 from streams import App
@@ -176,3 +176,15 @@ def test_the_core_runs_without_the_extra() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert "pip install 'streams-log[registry]'" in done.stdout, done.stderr
+
+
+def test_files_and_the_password_of_a_key_reach_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+    monkeypatch.setattr(SchemaRegistryClient, "new_client", given.update)
+    SchemaRegistry("https://localhost", ca_file="ca", cert_file="cert", key_file="key", key_password="secret")
+    assert {name: value for name, value in given.items() if name.startswith("ssl.")} == {
+        "ssl.ca.location": "ca",
+        "ssl.certificate.location": "cert",
+        "ssl.key.location": "key",
+        "ssl.key.password": "secret",
+    }

@@ -23,12 +23,14 @@ Answer = tuple[int, Any]
 class FakeRegistry:
     """``with FakeRegistry() as registry: registry.url``.  Thread-safe enough for one client.
 
-    log: the requests so far, as "GET /schemas/ids/1".  answers: what is said in place of the truth, first one first.
+    log: the requests so far, as "GET /schemas/ids/1"; queries: what each asked behind a question mark.
+    answers: what is said in place of the truth, first one first.
     login: the Authorization header that is asked for.
     """
 
     def __init__(self, *, certificate: str = "", key: str = "") -> None:
         self.log: list[str] = []
+        self.queries: list[str] = []
         self.answers: list[Answer | str] = []
         self.login = ""
         self.subjects: dict[str, list[int]] = {}
@@ -68,6 +70,7 @@ class FakeRegistry:
             def _answer(self, body: dict[str, Any] | None) -> None:
                 path = urlsplit(self.path).path
                 registry.log.append(f"{self.command} {unquote(path)}")
+                registry.queries.append(urlsplit(self.path).query)
                 said: Answer | str
                 if registry.answers:
                     said = registry.answers.pop(0)

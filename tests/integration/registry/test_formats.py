@@ -25,7 +25,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, ti
 from pydantic import BaseModel
 
 from streams import App, Codec
-from streams.errors import ConfigurationError
+from streams.dsl.schema import wire_schema
+from streams.errors import ConfigurationError, StreamsError
 from streams.registry import SchemaRegistry
 from streams.testing.driver import TestDriver
 from tests.integration.registry.fake import FakeRegistry
@@ -327,6 +328,95 @@ def test_a_protobuf_message_with_an_imported_one_comes_back(registry: SchemaRegi
 def test_a_message_of_another_class_is_refused(registry: SchemaRegistry) -> None:
     with pytest.raises(TypeError, match="must be of type"):
         registry.protobuf(SHOP["shop.Order"]).at("orders").encode(SHOP["shop.Customer"](name="x"))
+
+
+def test_reading_protobuf_asks_nothing_and_writing_keeps_to_the_settings(fake: FakeRegistry) -> None:
+    cls = SHOP["shop.Refund"]
+    reading = SchemaRegistry(fake.url).protobuf(cls).at("refunds")
+    assert reading.decode(b"\x00\x00\x00\x00\x09\x02\x02\x08\x05") == cls(id=5)
+    assert fake.log == []
+    with pytest.raises(StreamsError, match="register=True"):
+        SchemaRegistry(fake.url, register=False).protobuf(cls).at("refunds").encode(cls(id=5))
+    assert fake.subjects == {}
+    SchemaRegistry(fake.url, subject="record").protobuf(cls).at("refunds").encode(cls(id=5))
+    assert "shop.Refund" in fake.subjects
+
+
+# ── what they share ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_codec_is_known_by_its_format_and_the_name_of_its_record(registry: SchemaRegistry) -> None:
+    for codec, wire, record in (
+        (registry.avro(ORDER), "avro", "Order"),
+        (registry.avro({**ORDER, "namespace": "shop"}), "avro", "shop.Order"),
+        (registry.avro("string"), "avro", ""),
+        (registry.avro('["null", "string"]'), "avro", ""),
+        (registry.avro(), "avro", ""),
+        (registry.json_schema(Order), "json-schema", "Order"),
+        (registry.json_schema(), "json-schema", ""),
+        (registry.protobuf(SHOP["shop.Refund.Line"]), "protobuf", "shop.Refund.Line"),
+    ):
+        for each in (codec, codec.at("orders")):
+            assert (each.name, each.schema) == (wire, wire_schema(f"registry:{wire}:{record}"))
+
+
+@pytest.mark.parametrize("schema", ['"string"', ' \n["null", "string"]', "  string ", ' {"type": "string"}'])
+def test_a_schema_is_text_or_the_name_of_a_type(fake: FakeRegistry, schema: str) -> None:
+    codec = SchemaRegistry(fake.url).avro(schema).at("names", "key")
+    assert codec.decode(codec.encode("Åsa")) == "Åsa"
+    assert list(fake.subjects) == ["names-key"]
+
+
+def test_a_json_schema_of_ones_own_goes_with_a_class_and_without_one_the_registry_is_asked(fake: FakeRegistry) -> None:
+    schema = {"title": "Order", "type": "object", "properties": {"id": {"type": "integer"}}}
+    own = SchemaRegistry(fake.url).json_schema(schema, type=Order).at("orders")
+    raw = own.encode(Order(1, "tea"))
+    assert own.decode(raw) == Order(1, "tea")
+    asking = SchemaRegistry(fake.url).json_schema().at("orders")
+    assert asking.decode(raw) == {"id": 1, "item": "tea"}
+    assert asking.encode({"id": 2}) == b'\x00\x00\x00\x00\x01{"id":2}'
+    with pytest.raises(TypeError, match=r"doesn't fit the schema: .*'x' is not of type 'integer'"):
+        asking.encode({"id": "x"})
+
+
+def test_a_schema_that_is_only_formatted_anew_is_the_same_to_the_registry(fake: FakeRegistry) -> None:
+    SchemaRegistry(fake.url).avro(ORDER).at("orders").encode({"id": 1, "item": "tea"})
+    SchemaRegistry(fake.url).protobuf(SHOP["shop.Customer"]).at("more").encode(SHOP["shop.Customer"](name="Åsa"))
+    assert len(fake.queries) == 2
+    assert all("normalize=true" in query.lower() for query in fake.queries)
+
+
+def test_bytes_that_no_registry_stands_behind_are_not_asked_for(fake: FakeRegistry, registry: SchemaRegistry) -> None:
+    codec = registry.avro(ORDER).at("orders")
+    for raw in (b"\x01\x00\x00\x00\x01\x02", b"\x00\x00\x00\x01", b""):
+        with pytest.raises(Exception, match=r"(?i)magic|small|short|bytes"):
+            codec.decode(raw)
+    assert fake.log == []
+
+
+def test_the_registry_is_waited_for_until_the_schema_is_known_and_not_after(
+    registry: SchemaRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    ask = registry._connection.ask
+
+    def counted(purpose: str, request: Any) -> Any:
+        asked.append(purpose)
+        return ask(purpose, request)
+
+    monkeypatch.setattr(registry._connection, "ask", counted)
+    codec = registry.avro(ORDER).at("orders")
+    for number in range(3):
+        codec.encode({"id": number, "item": "tea"})
+    assert asked == ["the values of orders can't be written"]
+
+
+def test_what_is_said_of_a_bad_value_names_its_error_in_a_line_of_bounded_length(registry: SchemaRegistry) -> None:
+    with pytest.raises(TypeError, match=r"doesn't fit the schema: \w*(Error|Exception): ") as raised:
+        registry.json_schema({"type": "object", "enum": ["x" * 999]}).at("orders").encode({"id": 1})
+    said = str(raised.value).partition("schema: ")[2]
+    assert len(said) == 300
+    assert "\n" not in said
 
 
 # ── in an app ───────────────────────────────────────────────────────────────────────────────────────────────────────
