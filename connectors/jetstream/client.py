@@ -85,6 +85,12 @@ async def _stop(task: asyncio.Future[Any]) -> None:
         await asyncio.wait({task}, timeout=AGAIN_S)
 
 
+def _fail(future: asyncio.Future[Message], error: StreamsError) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # its caller may have given up: no complaint that nobody looked
+
+
 class Subscription:
     """A subscription whose messages come in lists.  Survives reconnects."""
 
@@ -223,8 +229,7 @@ class Connection:
 
     async def close(self) -> None:
         for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(LogUnavailable(f"{self.url}: the log is closed"))
+            _fail(future, LogUnavailable(f"{self.url}: the log is closed"))
         self._waiting.clear()
         await self._end()
 
@@ -265,8 +270,7 @@ class Connection:
     async def _lost(self) -> None:
         # Answers to what was sent before won't come any more: who waits for one needn't wait for the time-out.
         for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(LogUnavailable(f"{self.url}: the connection was lost"))
+            _fail(future, LogUnavailable(f"{self.url}: the connection was lost"))
         client, now = self._client, time.monotonic()
         if client.closing or not client.why_lost:
             return
@@ -324,8 +328,8 @@ class Connection:
             asking = [reply for reply in self._waiting if reply not in self._asked]
         for reply in asking:
             future = self._waiting.get(reply)
-            if future is not None and not future.done():
-                future.set_exception(ConfigurationError(error))
+            if future is not None:
+                _fail(future, ConfigurationError(error))
 
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Subscription:
         """Hand every message to ``handler``, in lists; called from the event loop, must not block.  Of those who share
@@ -348,13 +352,9 @@ class Connection:
                 future.set_result(message)
 
     def expect(self) -> tuple[str, asyncio.Future[Message]]:
-        """A reply subject, and what will be answered there.
-
-        All that are expected are told when the connection is lost; a caller that has given up, or waits for several and
-        has seen the first, leaves that unread, and asyncio doesn't complain of it."""
+        """A reply subject, and what will be answered there."""
         reply = f"{self._inbox}.{next(self._numbers)}"
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._waiting[reply.encode()] = future
         return reply, future
 

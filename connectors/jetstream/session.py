@@ -196,7 +196,10 @@ class Session(Client):
 
     async def _read_loop(self) -> None:
         await super()._read_loop()
-        if self.is_connected and self._reading_task is asyncio.current_task():
+        reading = asyncio.current_task()
+        if reading is None or reading.cancelling():
+            return  # the event loop ends
+        if self.is_connected and self._reading_task is reading:
             await self._process_op_err(nats.errors.Error("what it sent can't be taken"))  # nats-py has logged why
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:

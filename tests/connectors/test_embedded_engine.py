@@ -1,8 +1,9 @@
-"""One write of the embedded log: its limits, what its blocks say of time and size, tasks, topics and their numbers."""
+"""The engine of the embedded log: a write and its limits, tasks, topics, retention's marks, threads, recovery."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 
 import pytest
 
-from streams.connectors.embedded import EmbeddedConfig, EmbeddedLog
+from streams.connectors.embedded import EmbeddedConfig, EmbeddedLog, engine
 from streams.connectors.embedded.blocks import decode_head
+from streams.connectors.embedded.catalog import Mark
+from streams.connectors.embedded.retention import thinned, wants_mark
+from streams.connectors.embedded.storage import Storage
 from streams.core.log import Commit, TopicSpec
 from streams.core.record import START, TopicPartition
-from streams.errors import ConfigurationError, DataError, LogUnavailable, TopicMismatch, TopicRecreated
+from streams.errors import CommitUnknown, ConfigurationError, DataError, LogUnavailable, TopicMismatch, TopicRecreated
 from streams.testing.log_contract import append, task_ref
 
 ORDERS = TopicPartition("orders", 0)
@@ -159,3 +163,106 @@ def test_a_log_has_an_identity_and_takes_calls_once_it_is_open_and_goes_by_the_t
             await log.append([append(ORDERS, b"1")])
 
     asyncio.run(main())
+
+
+# ── retention's marks ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("marks_max", [3, 4, 100])
+def test_marks_are_set_as_retention_asks_for_them_and_thinned_above_their_limit_and_are_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, marks_max: int
+) -> None:
+    monkeypatch.setattr(engine, "MARKS_MAX", marks_max)
+    spec = TopicSpec("kept", retention_bytes=16 * 1_000)
+    expected: list[Mark] = []
+
+    async def first(log: EmbeddedLog) -> None:
+        await log.create_topics([spec])
+        partition = log._engine.partition(TopicPartition("kept", 0))
+        for _ in range(30):
+            last = expected[-1] if expected else None
+            if wants_mark(spec, last, 5, partition.total_bytes):
+                expected.append(Mark(partition.end, 5, partition.total_bytes))
+                if len(expected) > marks_max:
+                    expected[:] = thinned(expected)
+            await log.append([append(partition.at, bytes(300))])
+            assert partition.meta.marks == expected
+        assert log._engine.partition(ORDERS).meta.marks == [], "nothing is ever removed there"
+
+    async def again(log: EmbeddedLog) -> None:
+        assert log._engine.partition(TopicPartition("kept", 0)).meta.marks == expected
+
+    run(tmp_path, first)
+    assert 2 <= len(expected) <= max(marks_max, 10)
+    run(tmp_path, again)
+
+
+# ── threads, syncs, recovery ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_log_works_beside_the_event_loop_in_one_thread_of_its_own_and_syncs_in_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    sync = Storage.sync
+
+    def noted(self: Storage, number: int) -> None:
+        threads.append(threading.current_thread().name)
+        sync(self, number)
+
+    monkeypatch.setattr(Storage, "sync", noted)
+
+    async def main() -> None:
+        log = EmbeddedLog(f"embedded:{tmp_path}")
+        await log.open()
+        await log.create_topics([TopicSpec("orders")])
+        await asyncio.gather(*(log.append([append(ORDERS, b"1")]) for _ in range(20)))
+        count = len(threads)
+        await log._engine.synced({})
+        assert len(threads) == count, "nothing was written since the last sync"
+        assert set(threads) == {"log-sync_0"}
+        beside = [log._engine.in_thread(lambda: threading.current_thread().name) for _ in range(20)]
+        assert set(await asyncio.gather(*beside)) == {"log-side_0"}
+        await log.close()
+
+    asyncio.run(main())
+
+
+def test_a_sync_that_fails_is_named_as_the_cause_of_what_nobody_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    why = LogUnavailable("the disk is gone")
+
+    async def main() -> None:
+        log = EmbeddedLog(f"embedded:{tmp_path}")
+        await log.open()
+        await log.create_topics([TopicSpec("orders")])
+        with monkeypatch.context() as patched:
+            patched.setattr(log._engine._flusher, "_sync", raises)
+            with pytest.raises(CommitUnknown) as unknown:
+                await log.append([append(ORDERS, b"1")])
+        assert unknown.value.__cause__ is why
+        await log.close()
+
+    def raises(number: int) -> None:
+        raise why
+
+    asyncio.run(main())
+
+
+def test_after_a_failure_reading_goes_on_as_it_is_and_the_next_write_opens_the_database_anew(tmp_path: Path) -> None:
+    async def work(log: EmbeddedLog) -> None:
+        running = log._engine
+        await log.append([append(ORDERS, b"1")])
+        before = running.incarnation
+        for failures in (1, 2):
+            running.storage.failure = LogUnavailable("the disk is gone")
+            [batch] = await log.reader({ORDERS: START}).fetch([ORDERS], max_records=9, wait_s=0)
+            assert batch.records.values == [b"1"] * failures
+            assert running.storage.failure is not None
+            assert running.incarnation == before + failures - 1
+            await log.append([append(ORDERS, b"1")])
+            assert running.storage.failure is None
+            assert running.incarnation == before + failures
+
+    run(tmp_path, work)

@@ -6,6 +6,8 @@ import asyncio
 import gc
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from streams.connectors.jetstream.client import Connection, publication
 from streams.connectors.jetstream.config import parse_url
 
@@ -105,5 +107,18 @@ def test_nobody_complains_of_a_lost_connection_that_nobody_waits_for_any_more() 
         await asyncio.sleep(0)
         assert not complaints
         heard.answers.set()
+
+    play(scene)
+
+
+def test_a_reader_that_the_end_of_the_event_loop_cancels_has_lost_no_connection(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scene(heard: Server, connection: Connection) -> None:
+        reading = connection._client._reading_task
+        assert reading is not None
+        reading.cancel()
+        await asyncio.wait({reading})
+        assert not caplog.messages
 
     play(scene)

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.core.mapping import FAILED, decode_batch
-from streams.dsl.codec import Codec, dec_hook, json_codec, type_fingerprint, value_codec
+from streams.dsl.codec import Codec, json_codec, type_fingerprint, value_codec
 from streams.errors import ConfigurationError
 
 
@@ -337,12 +337,6 @@ class Rack(TypedDict):
     top: Host
 
 
-def test_a_pydantic_model_inside_plain_data_is_written_as_it_is_by_itself() -> None:
-    host = Host(ip=IPv4Address("10.0.0.1"))
-    assert value_codec(None).encode({"host": host}) == b'{"host":{"ip":"10.0.0.1","port":1}}'
-    assert value_codec(Host).encode(host) == b'{"ip":"10.0.0.1","port":1}'
-
-
 def test_a_dict_with_named_fields_may_hold_a_pydantic_model() -> None:
     codec = value_codec(Rack)
     rack: Rack = {"top": Host(ip=IPv4Address("10.0.0.1"))}
@@ -356,8 +350,3 @@ def test_a_value_of_another_type_inside_a_pydantic_model_is_refused_whatever_is_
         warnings.simplefilter("ignore")
         with pytest.raises(TypeError, match="Host"):
             value_codec(Host).encode(wrong)
-
-
-def test_a_type_that_nobody_can_read_says_so() -> None:
-    with pytest.raises(TypeError, match="a Colour can't be read"):
-        dec_hook(Colour, "red")

@@ -98,7 +98,7 @@ class Relay:
             await link.done.wait()
         finally:
             carrying.cancel()
-            await asyncio.gather(carrying, return_exceptions=True)
+            await asyncio.wait({carrying})
             link.client.close()
             self.links.discard(link)
 
@@ -113,8 +113,9 @@ class Relay:
             else:
                 await self._pump(link, reader, None, "request")
         except OSError:
-            link.done.set()  # the broker isn't there: the client is hung up on
+            pass  # the broker isn't there: the client is hung up on
         finally:
+            link.done.set()
             if broker is not None:
                 broker.close()
 

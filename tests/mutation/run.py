@@ -135,7 +135,7 @@ def _chosen(only: Sequence[Path]) -> dict[Area, list[Path]]:
 def _run(
     area: Area, mutants: Sequence[Mutant], killers: Mapping[str, str], options: argparse.Namespace
 ) -> list[Outcome] | None:
-    """What becomes of ``mutants``; None if the tests fail without them."""
+    """The outcome of each of ``mutants``; None if the tests fail without them."""
     if not mutants:
         return []
     print(f"{area.name}: ", end="", flush=True)

@@ -1,4 +1,4 @@
-"""What tests do with a client of nats-py.
+"""Helpers of tests for clients of nats-py.
 
 What must live here: what its own methods don't do.  What must not: servers (``server``).
 """

@@ -51,7 +51,7 @@ GROWN_MB = 150.0
 
 @dataclass
 class Endured:
-    """What came of a cell.  Times in seconds from the return of the broker, CPU as a share of one core,
+    """The result of a cell.  Times in seconds from the return of the broker, CPU as a share of one core,
     by how much the worker that has grown most is larger."""
 
     cell: Cell
